@@ -1,0 +1,136 @@
+"""The wiring: config to models to application, and the one table of routes."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from aiohttp import web
+
+from batchserve.config import Config, config_path, read_config
+from batchserve.decoding import DecodePool
+from batchserve.errors import StartupError
+from batchserve.loading import use_threads
+from batchserve.metrics import Metrics
+from batchserve.repository import ModelRepository
+from batchserve.web import health, operations, page
+from batchserve.web.access_log import AccessLog
+from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY
+from batchserve.web.middleware import answer_errors
+from batchserve.web.openapi import openapi
+from batchserve.web.predict import predict
+
+logger = logging.getLogger("batchserve")
+
+ROUTES = [
+    web.post("/predict", predict),
+    web.post("/models/{name}/predict", predict),
+    web.post("/models/{name}/versions/{version}/predict", predict),
+    web.get("/models", operations.list_models),
+    web.get("/livez", health.live),
+    web.get("/readyz", health.ready),
+    web.get("/healthz", health.ready),
+    web.get("/ping", health.ready),
+    web.get("/metrics", operations.expose_metrics),
+    web.get("/openapi.json", openapi),
+    web.get("/docs", page.docs),
+    web.get("/", page.index),
+    web.static("/docs/static", page.SWAGGER_UI),
+]
+
+# Gunicorn's code for a worker that cannot start: the master stops instead of trying for ever.
+WORKER_BOOT_ERROR = 3
+GAUGE_SECONDS = 0.5
+
+
+async def create_app() -> web.AppRunner:
+    """Return what a Gunicorn worker runs: `gunicorn -c gunicorn.conf.py batchserve.app:create_app`.
+
+    The models are loaded here, after the fork and before the worker accepts a connection, so that
+    the other workers answer until this one can.
+    """
+    _log_to_gunicorn()
+    try:
+        path = config_path(os.environ)
+        config = read_config(path, os.environ)
+        # Modules that the config names may lie beside it.
+        sys.path.insert(0, str(path.resolve().parent))
+        app = await build_app(config)
+    except StartupError as error:
+        logger.error("the server cannot start.\n%s", error)  # noqa: TRY400 - no traceback for users
+        raise SystemExit(WORKER_BOOT_ERROR) from None
+    return web.AppRunner(
+        app,
+        # A client who hangs up takes its items out of the queue.
+        handler_cancellation=True,
+        shutdown_timeout=config.server.drain_seconds,
+        access_log_class=AccessLog,
+        access_log=logging.getLogger("gunicorn.access") if config.server.accesslog else None,
+        logger=logger,
+    )
+
+
+async def build_app(config: Config) -> web.Application:
+    """Load the models of a config, and return the application that serves them.
+
+    Raises:
+        LoadError: a model cannot be loaded.
+    """
+    use_threads(config.server.threads_of_forward)
+    metrics = Metrics()
+    repository = ModelRepository(
+        config.models,
+        on_batch=lambda model, batch: metrics.on_batch(model.name, model.version, batch),
+    )
+    await repository.load()
+
+    app = web.Application(middlewares=[answer_errors], client_max_size=config.server.max_body_bytes)
+    app[CONFIG] = config
+    app[REPOSITORY] = repository
+    app[METRICS] = metrics
+    app[POOL] = DecodePool(config.server.threads_of_decoding)
+    app.add_routes(ROUTES)
+    app.cleanup_ctx.extend([_decoding, _models, _gauges])
+    app.on_shutdown.append(_drain)
+    return app
+
+
+async def _decoding(app: web.Application) -> AsyncIterator[None]:
+    yield
+    app[POOL].close()
+
+
+async def _models(app: web.Application) -> AsyncIterator[None]:
+    yield
+    await app[REPOSITORY].close()
+
+
+async def _drain(app: web.Application) -> None:
+    # aiohttp has closed the listening sockets and now waits for the handlers.
+    app[REPOSITORY].drain()
+
+
+async def _gauges(app: web.Application) -> AsyncIterator[None]:
+    """Sample the gauges, off the path of requests."""
+
+    async def sample() -> None:
+        while True:
+            for version in app[REPOSITORY].versions:
+                queued, in_flight = version.batcher.queued, version.batcher.in_flight
+                app[METRICS].sample(version.name, version.version, queued, in_flight)
+            await asyncio.sleep(GAUGE_SECONDS)
+
+    sampling = asyncio.create_task(sample(), name="gauges")
+    yield
+    sampling.cancel()
+    with suppress(asyncio.CancelledError):
+        await sampling
+
+
+def _log_to_gunicorn() -> None:
+    """Write our log where Gunicorn writes its errors."""
+    logger.handlers = logging.getLogger("gunicorn.error").handlers
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

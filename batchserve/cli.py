@@ -1,0 +1,106 @@
+"""The commands: `batchserve serve` and `batchserve check`."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from batchserve import __version__
+from batchserve.config import DEFAULT_CONFIG, ENV_CONFIG, ENV_PREFIX, Config, read_config
+from batchserve.errors import StartupError
+
+main = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Serve a PyTorch model over HTTP, in batches.",
+)
+ConfigArgument = Annotated[Path, typer.Argument(help="A YAML file.", show_default=True)]
+
+
+@main.command()
+def serve(
+    config: ConfigArgument = Path(DEFAULT_CONFIG),
+    bind: Annotated[str | None, typer.Option(help="host:port or unix:PATH.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
+) -> None:
+    """Serve the models of a config, with Gunicorn and uvloop."""
+    from batchserve.gunicorn_settings import Server  # noqa: PLC0415 - needed only here
+
+    # Through the environment, so that workers and reloads see the same.
+    os.environ[ENV_CONFIG] = str(config)
+    if bind is not None:
+        os.environ[f"{ENV_PREFIX}SERVER__BIND"] = bind
+    if workers is not None:
+        os.environ[f"{ENV_PREFIX}SERVER__WORKERS"] = str(workers)
+    try:
+        Server().run()
+    except StartupError as error:
+        _fail(error)
+
+
+@main.command()
+def check(config: ConfigArgument = Path(DEFAULT_CONFIG)) -> None:
+    """Validate a config, load its models, run a forward pass, and say what serving will do."""
+    sys.path.insert(0, str(config.resolve().parent))
+    try:
+        valid = read_config(config, os.environ)
+        _describe(valid, asyncio.run(_load(valid)))
+    except StartupError as error:
+        _fail(error)
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+async def _load(config: Config) -> list[dict[str, Any]]:
+    # Importing torch takes seconds, which only this command needs to spend.
+    from batchserve.loading import use_threads  # noqa: PLC0415
+    from batchserve.repository import ModelRepository  # noqa: PLC0415
+    from batchserve.web.operations import describe  # noqa: PLC0415
+
+    use_threads(config.server.threads_of_forward)
+    repository = ModelRepository(config.models)
+    with Console(stderr=True).status("loading and warming up …"):
+        await repository.load()
+    described = [describe(model) for model in repository.versions]
+    await repository.close()
+    return described
+
+
+def _describe(config: Config, models: list[dict[str, Any]]) -> None:
+    server = config.server
+    console = Console()
+    console.print(
+        f"[bold]{server.bind}[/], {server.workers} workers with {server.threads_of_forward} torch "
+        f"and {server.threads_of_decoding} decoding threads each"
+    )
+    table = Table("model", "task", "runs on", "batches", "forward ms by batch size")
+    for model in models:
+        batching = model["batching"]
+        table.add_row(
+            f"{model['name']}:{model['version']}",
+            model["task"],
+            f"{model['device']}, {model['precision']}, {model['runner']}",
+            f"≤ {batching['max_batch_size']}, ≤ {batching['max_wait_ms']:g} ms, "
+            f"{batching['policy']}, queue ≤ {batching['max_queue_size']}",
+            ", ".join(f"{size}: {ms:.3g}" for size, ms in model["forward_ms"].items()),
+        )
+    console.print(table)
+
+
+def _fail(error: StartupError) -> None:
+    typer.echo(f"batchserve: {error}", err=True)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What can go wrong, as one tree.
+
+HTTP body ──decode──▶ item ──▶ queue ──▶ batch ──forward──▶ row ──encode──▶ HTTP response
+  400 404 413        422      503        504      500           500
+  415
+
+BatchserveError
+├── StartupError               read by the operator; the server does not start
+│   ├── ConfigError              a key, a value, or two that contradict each other
+│   └── LoadError                a model that cannot be loaded or warmed up
+└── RequestError               read by the client, as {"error": …, "code": …}
+    ├── BadRequest        400    not JSON, not multipart, a field missing or of the wrong type
+    ├── NotFound          404    no such path, model or version
+    ├── MethodNotAllowed  405
+    ├── TooLarge          413    body, image or number of inputs over the limit that is named
+    ├── UnsupportedMedia  415    a content type that the model's task does not read
+    ├── InvalidInput      422    it parses, but it is no valid input for this model
+    ├── ModelFailed       500    the model failed on this item
+    ├── InternalError     500    we failed
+    ├── Unavailable       503    try again after `retry_after_s`
+    │   ├── QueueFull
+    │   ├── Draining
+    │   └── NotReady
+    └── DeadlineExceeded  504    not computed, or computed too late
+"""
+
+from typing import ClassVar
+
+
+class BatchserveError(Exception):
+    """The root of everything that batchserve raises on purpose."""
+
+
+class StartupError(BatchserveError):
+    """The server cannot start as configured."""
+
+
+class ConfigError(StartupError):
+    """A key or a value in the configuration is wrong."""
+
+
+class LoadError(StartupError):
+    """A model cannot be loaded or warmed up."""
+
+
+class RequestError(BatchserveError):
+    """An answer other than 200, with its HTTP status and a code that programs can match."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+
+class BadRequest(RequestError):
+    status = 400
+    code = "bad_request"
+
+
+class NotFound(RequestError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class TooLarge(RequestError):
+    status = 413
+    code = "too_large"
+
+
+class UnsupportedMedia(RequestError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class InvalidInput(RequestError):
+    status = 422
+    code = "invalid_input"
+
+
+class ModelFailed(RequestError):
+    status = 500
+    code = "model_failed"
+
+
+class InternalError(RequestError):
+    status = 500
+    code = "internal_error"
+
+
+class Unavailable(RequestError):
+    """Nothing was computed.
+
+    Args:
+        message: what the client reads.
+        retry_after_s: whole seconds after which another try makes sense.
+    """
+
+    status = 503
+    code = "unavailable"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(Unavailable):
+    code = "queue_full"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class NotReady(Unavailable):
+    code = "model_not_ready"
+
+
+class DeadlineExceeded(RequestError):
+    status = 504
+    code = "deadline_exceeded"

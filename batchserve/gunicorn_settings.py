@@ -1,0 +1,140 @@
+"""Gunicorn's settings, from our configuration; and what its master does for us.
+
+The master never imports torch: models load after the fork, because neither CUDA nor OpenMP's
+threads survive one.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from batchserve.config import Config, config_path, read_config
+from batchserve.errors import ConfigError, StartupError
+
+MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
+OWN_FOLDER = "batchserve-metrics-"
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+WORKER_CLASS = "aiohttp.GunicornUVLoopWebWorker"
+# A worker that neither turns its loop nor is loading for so long is replaced.
+SILENCE_S = 120
+# aiohttp's worker looks for a signal once a second, and then drains.
+GRACE_S = 5
+
+logger = logging.getLogger("gunicorn.error")
+
+
+def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return Gunicorn's settings for the config that the environment names.
+
+    Raises:
+        ConfigError: it is wrong.
+    """
+    config = read_config(config_path(environ), environ)
+    server = config.server
+    _share_metrics()
+    return {
+        "bind": server.bind,
+        "workers": server.workers,
+        "worker_class": WORKER_CLASS,
+        "accesslog": server.accesslog,
+        "errorlog": server.errorlog,
+        "timeout": SILENCE_S,
+        "graceful_timeout": int(server.drain_seconds) + GRACE_S,
+        # It would be one for all servers of a user, and nothing here needs it.
+        "control_socket_disable": True,
+        "on_starting": lambda arbiter: _on_starting(config, preload=arbiter.cfg.preload_app),
+        "on_exit": lambda _arbiter: _remove_metrics(),
+        "post_fork": lambda _arbiter, worker: _beat_until_booted(worker),
+        "child_exit": lambda _arbiter, worker: _forget_gauges(worker.pid),
+    }
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """Gunicorn as `batchserve serve` runs it; SIGHUP reads the config again."""
+
+    def load_config(self) -> None:
+        for name, value in gunicorn_settings(os.environ).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Callable[[], Any]:
+        # In the worker: the application imports torch.
+        from batchserve.app import create_app  # noqa: PLC0415
+
+        return create_app
+
+    def reload(self) -> None:
+        """Keep serving with the old config if the new one is wrong."""
+        try:
+            gunicorn_settings(os.environ)
+        except ConfigError as error:
+            logger.error("the configuration is not reloaded.\n%s", error)  # noqa: TRY400
+        else:
+            super().reload()
+
+
+def _on_starting(config: Config, *, preload: bool) -> None:
+    if preload:
+        try:
+            refuse_preload_with_cuda(config, has_driver=NVIDIA_DRIVER.exists())
+        except StartupError as error:
+            # Gunicorn prints this one without a traceback.
+            raise RuntimeError(str(error)) from None
+
+
+def refuse_preload_with_cuda(config: Config, *, has_driver: bool) -> None:
+    """Refuse to import the application before the fork where a worker will use CUDA.
+
+    Args:
+        config: whose models tell their device.
+        has_driver: whether `auto` will find an NVIDIA GPU.
+
+    Raises:
+        StartupError: see https://github.com/pytorch/pytorch/issues/68861.
+    """
+    for model in config.models:
+        if model.device.startswith("cuda") or (model.device == "auto" and has_driver):
+            raise StartupError(
+                f"model {model.name}: device {model.device} is CUDA, which does not survive the "
+                f"fork that --preload does; start without --preload"
+            )
+
+
+def _beat_until_booted(worker: Any) -> None:
+    """Tell the master that a worker which loads its models is alive."""
+
+    def beat() -> None:
+        while not worker.booted:
+            worker.notify()
+            time.sleep(1)
+
+    # `booted` is true for a moment before aiohttp's worker begins to load; look after that.
+    threading.Timer(1, beat).start()
+
+
+def _share_metrics() -> None:
+    """Make the folder in which workers share their metrics, unless the user names one.
+
+    prometheus_client looks for it when it is imported.
+    """
+    if MULTIPROC_DIR not in os.environ:
+        os.environ[MULTIPROC_DIR] = tempfile.mkdtemp(prefix=OWN_FOLDER)
+
+
+def _forget_gauges(pid: int) -> None:
+    from prometheus_client import multiprocess  # noqa: PLC0415 - after the folder is named
+
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _remove_metrics() -> None:
+    folder = Path(os.environ[MULTIPROC_DIR])
+    if folder.name.startswith(OWN_FOLDER):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,109 @@
+"""One request's way through a model: decode, submit, wait, encode. No HTTP in it."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from pydantic import BaseModel
+
+from batchserve.batch import Item
+from batchserve.batching.batcher import Arrival
+from batchserve.decoding import DecodePool
+from batchserve.errors import ModelFailed, RequestError
+from batchserve.repository import ModelVersion
+from batchserve.tasks.base import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answered, and how this request spent its time.
+
+    Of several inputs, the figures are those of the one that took longest in each stage.
+
+    Attributes:
+        outputs: one for each input, in the order of the inputs.
+        batch_size: items that shared the forward pass.
+        decode_s: for all inputs together.
+    """
+
+    outputs: list[Any]
+    batch_size: int
+    decode_s: float
+    queue_s: float
+    forward_s: float
+
+
+async def infer(
+    model: ModelVersion,
+    arrival: Arrival,
+    payloads: Sequence[Any],
+    body_bytes: int,
+    parameters: BaseModel,
+    deadline_s: float,
+    pool: DecodePool,
+) -> Answer:
+    """Return the model's answer to each payload.
+
+    Args:
+        model: ready.
+        arrival: this request's, with the model's batcher.
+        payloads: as the client sent them.
+        body_bytes: the size of the whole body; a small one is decoded on the loop.
+        parameters: an instance of the task's `Parameters`.
+        deadline_s: on the batcher's clock.
+        pool: for decoding and encoding what is not small.
+
+    Raises:
+        InvalidInput, TooLarge: of the first payload that is wrong; nothing was computed.
+        QueueFull: there is no room for all of them.
+        ModelFailed, DeadlineExceeded: of the first item that failed.
+    """
+    small = body_bytes < model.task.inline_bytes
+    started_s = perf_counter()
+    if small:
+        tensors = [_decode(model.task, payloads, i) for i in range(len(payloads))]
+    else:
+        decoding = [pool.run(_decode, model.task, payloads, i) for i in range(len(payloads))]
+        tensors = await asyncio.gather(*decoding)
+    decode_s = perf_counter() - started_s
+
+    items = arrival.submit(tensors, deadline_s)
+    rows = await asyncio.gather(*(item.future for item in items))
+
+    if small:
+        outputs = _encode(model.task, rows, parameters)
+    else:
+        outputs = await pool.run(_encode, model.task, rows, parameters)
+    return _answer(outputs, items, decode_s)
+
+
+def _decode(task: Task, payloads: Sequence[Any], index: int) -> Any:
+    try:
+        return task.decode(payloads[index])
+    except RequestError as error:
+        if len(payloads) == 1:
+            raise
+        raise type(error)(f"inputs[{index}]: {error}") from error
+
+
+def _encode(task: Task, rows: Sequence[Any], parameters: BaseModel) -> list[Any]:
+    try:
+        return [task.encode(row, parameters) for row in rows]
+    except Exception as error:
+        raise ModelFailed(
+            f"the model's output cannot be encoded ({type(error).__name__})"
+        ) from error
+
+
+def _answer(outputs: list[Any], items: Sequence[Item], decode_s: float) -> Answer:
+    batches = [batch for item in items if (batch := item.batch)]
+    waits = [batch.formed_s - item.queued_s for item in items if (batch := item.batch)]
+    return Answer(
+        outputs=outputs,
+        batch_size=max(map(len, batches)),
+        decode_s=decode_s,
+        queue_s=max(waits),
+        forward_s=max(batch.forward_s for batch in batches),
+    )

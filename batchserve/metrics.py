@@ -1,0 +1,97 @@
+"""Every metric once: its name, its help, its buckets. Prometheus naming: base units, `_total`.
+
+With several workers, Prometheus's multiprocess mode adds them up: PROMETHEUS_MULTIPROC_DIR must be
+in the environment before this module is imported.
+"""
+
+import os
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+from batchserve.batch import Batch
+
+MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30,
+)  # fmt: skip
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+MODEL = ("model", "version")
+
+
+class Metrics:
+    """The metrics of one process. Bounded labels only: models, codes and reasons of our own."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"batchserve_{name}", text, (*MODEL, *labels), registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"batchserve_{name}", text, MODEL, registry=registry, buckets=buckets)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(
+                f"batchserve_{name}", text, MODEL, registry=registry, multiprocess_mode="livesum"
+            )
+
+        self.requests = counter("requests_total", "Requests answered, by HTTP status.", "code")
+        self.request_seconds = histogram(
+            "request_seconds", "From the request's head to its answer.", SECONDS
+        )
+        self.items = counter("items_total", "Inputs that went through a forward pass.")
+        self.decode_seconds = histogram(
+            "decode_seconds", "Decoding the inputs of a request.", SECONDS
+        )
+        self.queue_seconds = histogram(
+            "queue_seconds", "What an item waited for its batch.", SECONDS
+        )
+        self.forward_seconds = histogram("forward_seconds", "One forward pass of a batch.", SECONDS)
+        self.batch_size = histogram("batch_size", "Items in a forward pass.", SIZES)
+        self.batches = counter(
+            "batches_total",
+            "Batches, by why they were closed: full, wait, idle or drain.",
+            "reason",
+        )
+        self.queue_items = gauge("queue_items", "Items that wait for a forward pass.")
+        self.in_flight_items = gauge("in_flight_items", "Items in a forward pass.")
+        self.rejected = counter(
+            "rejected_total", "Requests that were not computed, by the error's code.", "reason"
+        )
+
+    def on_batch(self, model: str, version: str, batch: Batch) -> None:
+        """Count a batch after its forward pass."""
+        labels = (model, version)
+        self.items.labels(*labels).inc(len(batch))
+        self.batch_size.labels(*labels).observe(len(batch))
+        self.batches.labels(*labels, batch.reason).inc()
+        self.forward_seconds.labels(*labels).observe(batch.forward_s)
+        queue_seconds = self.queue_seconds.labels(*labels)
+        for item in batch.items:
+            queue_seconds.observe(batch.formed_s - item.queued_s)
+
+    def on_answer(self, model: str, version: str, code: int, seconds: float) -> None:
+        """Count an answered request."""
+        self.requests.labels(model, version, str(code)).inc()
+        self.request_seconds.labels(model, version).observe(seconds)
+
+    def sample(self, model: str, version: str, queued: int, in_flight: int) -> None:
+        """Set the gauges of one version."""
+        self.queue_items.labels(model, version).set(queued)
+        self.in_flight_items.labels(model, version).set(in_flight)
+
+    def exposition(self) -> bytes:
+        """Return the text format: of all workers where there are several, of this process else."""
+        registry: Any = self._registry
+        if MULTIPROC_DIR in os.environ:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -1,0 +1,209 @@
+"""The model repository: names, versions, and what state each is in."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from batchserve.batch import Batch
+from batchserve.batching.batcher import Batcher
+from batchserve.batching.policy import POLICIES
+from batchserve.config import ModelConfig
+from batchserve.errors import LoadError, NotFound, NotReady
+from batchserve.loading import DTYPES, load_module, pick_device, place_module
+from batchserve.runners.forward import Forward
+from batchserve.runners.warmup import choose_runner, warm_up
+from batchserve.tasks import build_task
+from batchserve.tasks.base import Task
+
+logger = logging.getLogger(__name__)
+
+OnBatch = Callable[["ModelVersion", Batch], None]
+
+
+class State(StrEnum):
+    """The life of a version."""
+
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class ModelVersion:
+    """One version of one model. Once ready, it owns a task, a batcher and a runner."""
+
+    task: Task
+    batcher: Batcher
+    device: str
+    forward_s: dict[int, float]  # seconds by batch size, at warm-up
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self.version = config.version
+        self.state = State.LOADING
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered now."""
+        return self.state is State.READY and self.batcher.running
+
+    @property
+    def condition(self) -> str:
+        """The state in words, for an operator."""
+        if self.state is State.READY and not self.batcher.running:
+            return "broken: its batching loop has ended"
+        return str(self.state)
+
+    async def load(self, on_batch: OnBatch) -> None:
+        """Load, warm up and start batching.
+
+        Raises:
+            LoadError: it cannot be loaded, or fails on its own task's example.
+        """
+        try:
+            forward = await asyncio.to_thread(self._load)
+            self.state = State.WARMING
+            self.forward_s = await asyncio.to_thread(self._warm_up, forward)
+            self.batcher = await self._start(forward, on_batch)
+        except Exception:
+            self.state = State.FAILED
+            raise
+        self.state = State.READY
+
+    def drain(self) -> None:
+        """Admit nothing more; what was admitted is still answered."""
+        if self.state is State.READY:
+            self.state = State.DRAINING
+            self.batcher.drain()
+
+    async def close(self) -> None:
+        if self.state in (State.READY, State.DRAINING):
+            self.state = State.DRAINING
+            await self.batcher.close()
+
+    def __repr__(self) -> str:
+        return f"<ModelVersion {self.name}:{self.version} | {self.state}>"
+
+    def _load(self) -> Forward:
+        module = load_module(self.config)
+        self.task = build_task(self.config, module)
+        device = pick_device(self.config.device)
+        self.device = str(device)
+        module = place_module(module, self.config, device)
+        return Forward(module, self.task, device, DTYPES[self.config.precision])
+
+    def _warm_up(self, forward: Forward) -> dict[int, float]:
+        example = self.task.example()
+        if example is None:
+            logger.warning(
+                "%s:%s is not warmed up, because nothing tells the shape of an input: "
+                "set input_shape, as in [3, 224, 224]",
+                self.name,
+                self.version,
+            )
+            return {}
+        try:
+            seconds = warm_up(forward, example, self.config.batching.max_batch_size, self._log_size)
+            self.task.encode(forward([example])[0], self.task.Parameters())
+        except Exception as error:
+            raise LoadError(
+                f"model {self.name}: a forward pass on {example.dtype} of shape "
+                f"{list(example.shape)} failed: {type(error).__name__}: {error}"
+            ) from error
+        return seconds
+
+    def _log_size(self, size: int, seconds: float) -> None:
+        logger.info(
+            "%s:%s warm-up: batch of %2d of %d in %.1f ms",
+            self.name,
+            self.version,
+            size,
+            self.config.batching.max_batch_size,
+            1000 * seconds,
+        )
+
+    async def _start(self, forward: Forward, on_batch: OnBatch) -> Batcher:
+        batching = self.config.batching
+        size = batching.max_batch_size
+        full_batch_s = self.forward_s.get(size, 0.0)
+        runner = await choose_runner(forward, self.task.example(), full_batch_s, size)
+        batcher = Batcher(
+            f"{self.name}:{self.version}",
+            POLICIES[batching.policy](size, batching.max_wait_ms / 1000),
+            runner,
+            batching.max_queue_size,
+            on_batch=lambda batch: on_batch(self, batch),
+        )
+        for warmed_size, seconds in self.forward_s.items():
+            batcher.cost.observe(warmed_size, seconds)
+        batcher.start()
+        return batcher
+
+
+class ModelRepository:
+    """All versions of all models, in the order of the config.
+
+    Args:
+        configs: the first one answers where no model is named; of several versions of one model,
+            the first answers where no version is named.
+        on_batch: called with each version's batches.
+    """
+
+    def __init__(
+        self, configs: Sequence[ModelConfig], on_batch: OnBatch = lambda _model, _batch: None
+    ) -> None:
+        self.versions = [ModelVersion(config) for config in configs]
+        self._on_batch = on_batch
+
+    async def load(self) -> None:
+        """Load every version, one after the other.
+
+        Raises:
+            LoadError: the first that failed.
+        """
+        for version in self.versions:
+            started_s = time.monotonic()
+            logger.info("%s:%s loading %s", version.name, version.version, version.config.source)
+            await version.load(self._on_batch)
+            logger.info(
+                "%s:%s ready after %.1f s",
+                version.name,
+                version.version,
+                time.monotonic() - started_s,
+            )
+
+    @property
+    def ready(self) -> bool:
+        return all(version.ready for version in self.versions)
+
+    def find(self, name: str | None = None, version: str | None = None) -> ModelVersion:
+        """Return the version that shall answer.
+
+        Raises:
+            NotFound: there is no such model or version; the message lists what there is.
+            NotReady: it is there, but loading, draining or broken.
+        """
+        named = [found for found in self.versions if name in (None, found.name)]
+        if not named:
+            names = sorted({found.name for found in self.versions})
+            raise NotFound(f"there is no model {name!r}; served are {', '.join(names)}")
+        matching = [found for found in named if version in (None, found.version)]
+        if not matching:
+            versions = ", ".join(found.version for found in named)
+            raise NotFound(f"model {name!r} has no version {version!r}; it has {versions}")
+        found = matching[0]
+        if not found.ready:
+            raise NotReady(f"model {found.name!r} version {found.version!r} is {found.condition}")
+        return found
+
+    def drain(self) -> None:
+        for version in self.versions:
+            version.drain()
+
+    async def close(self) -> None:
+        for version in self.versions:
+            await version.close()

@@ -1,0 +1,1 @@
+"""Where the forward pass happens; the batcher cannot tell one place from another."""

@@ -1,0 +1,72 @@
+"""What a task is: from one input to one item, and from one output row to JSON."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from batchserve.config import ModelConfig
+
+
+class Parameters(BaseModel):
+    """What a request may say in its query string; a task adds fields of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Task(ABC):
+    """Decodes inputs, prepares and finishes batches, encodes rows.
+
+    `decode` and `encode` see one item and run wherever it suits the server, several at a time;
+    `preprocess` and `postprocess` see one batch, on the device.
+
+    Attributes:
+        Input: the type of X in `{"input": X}`, as pydantic and OpenAPI know it.
+        Output: the type of Y in `{"output": Y}`, likewise.
+        Parameters: what the query string may say.
+        media_types: of a body that is one raw input; `image/*` stands for all images.
+        inline_bytes: bodies below this size are decoded on the event loop, because a hand-over to
+            a thread (about 100 µs) would cost more; 0: none is.
+    """
+
+    Input: ClassVar[Any] = Any
+    Output: ClassVar[Any] = Any
+    Parameters: ClassVar[type[BaseModel]] = Parameters
+    media_types: ClassVar[tuple[str, ...]] = ()
+    inline_bytes: ClassVar[int] = 0
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, module: torch.nn.Module) -> Self:
+        """Make the task for this model; `module` is loaded, and in fp32 on the CPU."""
+        return cls()
+
+    @abstractmethod
+    def decode(self, payload: Any) -> torch.Tensor:
+        """Turn X, or the bytes of a raw body, into an item without the batch dimension.
+
+        Raises:
+            InvalidInput: with what is wrong and what would be right.
+            TooLarge: it is larger than is accepted.
+        """
+
+    @abstractmethod
+    def encode(self, row: Any, parameters: Any) -> Any:
+        """Turn one output row, on the CPU, into Y.
+
+        Args:
+            row: as `postprocess` left it, without the batch dimension.
+            parameters: an instance of this class's `Parameters`.
+        """
+
+    def preprocess(self, batch: torch.Tensor) -> torch.Tensor:
+        """Prepare a stacked batch, on the device."""
+        return batch
+
+    def postprocess(self, output: Any) -> Any:
+        """Finish the model's output, on the device."""
+        return output
+
+    def example(self) -> torch.Tensor | None:
+        """Return an item to warm up with, or None if there is no telling."""
+        return None

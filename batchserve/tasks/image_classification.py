@@ -1,0 +1,186 @@
+"""An image in, labels with scores out."""
+
+import difflib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from batchserve.config import ImageConfig, ModelConfig
+from batchserve.errors import LoadError
+from batchserve.tasks import image as images
+from batchserve.tasks.base import Parameters, Task
+
+# float32 has no more.
+SCORE_DIGITS = 7
+
+
+class Prediction(BaseModel):
+    """One label with its score."""
+
+    label: str = Field(examples=["espresso"])
+    index: int = Field(description="The class's number.", examples=[967])
+    score: float = Field(description="Softmax over all classes.", examples=[0.957])
+
+
+class TopK(Parameters):
+    """How many predictions to answer with."""
+
+    top_k: int = Field(5, ge=1, description="Predictions in the answer, best first.")
+
+
+class ImageClassification(Task):
+    """Image files, raw or in base64, to the best labels.
+
+    An item is uint8 of shape (crop, crop, 3). It is normalised once per batch, on the device.
+
+    Args:
+        config: resize, crop, mean, std and the limit of megapixels.
+        labels: one for each class, or None: then its number is its name.
+
+    Raises:
+        LoadError: the crop is larger than what is resized to.
+    """
+
+    Input: ClassVar[Any] = Annotated[
+        str, Field(description="An image file in base64, or a data: URL.")
+    ]
+    Output: ClassVar[Any] = list[Prediction]
+    Parameters: ClassVar[type[BaseModel]] = TopK
+    media_types: ClassVar[tuple[str, ...]] = ("image/*", "application/octet-stream")
+
+    def __init__(self, config: ImageConfig, labels: list[str] | None = None) -> None:
+        if config.crop > config.resize:
+            raise LoadError(
+                f"image.crop ({config.crop}) does not fit in image.resize ({config.resize}); lower "
+                f"the one or raise the other"
+            )
+        self._config = config
+        self._labels = labels
+        self._resample = Image.Resampling[config.interpolation.upper()]
+        # (pixel / 255 - mean) / std, as one multiplication and one addition.
+        mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+        self._scale = (1 / (255 * std)).view(3, 1, 1)
+        self._shift = (-mean / std).view(3, 1, 1)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, module: torch.nn.Module) -> Self:
+        stated = config.image.model_dump(exclude_unset=True)
+        return cls(ImageConfig(**{**_preset(config), **stated}), _labels(config))
+
+    def decode(self, payload: str | bytes) -> torch.Tensor:
+        """Return uint8 of shape (crop, crop, 3).
+
+        Raises:
+            InvalidInput: not base64, not an image, or a damaged one.
+            TooLarge: more than `max_megapixels`.
+        """
+        data = images.from_base64(payload) if isinstance(payload, str) else payload
+        image = images.open_image(data, self._config.max_megapixels)
+        if image.format == "JPEG":
+            # The decoder can halve an image as it goes, for a fraction of the cost. Twice the
+            # size that is needed leaves the resizing its own filter.
+            image.draft("RGB", (2 * self._config.resize, 2 * self._config.resize))
+        pixels = images.resize_and_crop(
+            images.upright_rgb(image), self._config.resize, self._config.crop, self._resample
+        )
+        return torch.from_numpy(np.array(pixels))
+
+    def preprocess(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalise: uint8 (n, crop, crop, 3) to float32 (n, 3, crop, crop)."""
+        scale, shift = self._scale.to(batch.device), self._shift.to(batch.device)
+        planes = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return planes.mul_(scale).add_(shift)
+
+    def postprocess(self, output: Any) -> Any:
+        """Scores: (n, classes) logits to softmax in float32."""
+        return torch.softmax(output.float(), dim=-1)
+
+    def encode(self, row: torch.Tensor, parameters: TopK) -> list[dict[str, Any]]:  # type: ignore[override]
+        """Return the best predictions, best first.
+
+        Raises:
+            ValueError: the model's number of classes is not that of the labels.
+        """
+        if row.ndim != 1 or (self._labels is not None and len(self._labels) != row.numel()):
+            classes = len(self._labels) if self._labels is not None else "any number of"
+            raise ValueError(
+                f"the model's row has shape {list(row.shape)}; image-classification with these "
+                f"labels needs one score for each of {classes} classes"
+            )
+        best = torch.topk(row, min(parameters.top_k, row.numel()))
+        return [
+            {"label": self._label(index), "index": index, "score": round(score, SCORE_DIGITS)}
+            for index, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def example(self) -> torch.Tensor:
+        return torch.zeros(self._config.crop, self._config.crop, 3, dtype=torch.uint8)
+
+    def _label(self, index: int) -> str:
+        return str(index) if self._labels is None else self._labels[index]
+
+
+def _preset(config: ModelConfig) -> dict[str, Any]:
+    weights = _torchvision_weights(config)
+    if weights is None:
+        return {}
+    transform = weights.transforms()
+    return {
+        "resize": transform.resize_size[0],
+        "crop": transform.crop_size[0],
+        "interpolation": transform.interpolation.value,
+        "mean": transform.mean,
+        "std": transform.std,
+    }
+
+
+def _torchvision_weights(config: ModelConfig) -> Any:
+    """Return torchvision's entry for the model's weights, whose pixels all of them share."""
+    kind, _, name = config.source.partition(":")
+    if kind != "torchvision":
+        return None
+    from torchvision.models import get_model_weights  # noqa: PLC0415 - 2 s that few models need
+
+    known = get_model_weights(name)
+    return known[config.weights] if config.weights in known.__members__ else known["DEFAULT"]
+
+
+def _labels(config: ModelConfig) -> list[str] | None:
+    if isinstance(config.labels, list):
+        return config.labels
+    if config.labels == "imagenet":
+        return imagenet_labels()
+    if config.labels is not None:
+        return _read_labels(Path(config.labels))
+    if config.weights is not None and config.weights.isupper():
+        weights = _torchvision_weights(config)
+        return None if weights is None else list(weights.meta["categories"])
+    return None
+
+
+@cache
+def imagenet_labels() -> list[str]:
+    """Return the names of ImageNet's 1,000 classes, which torchvision carries."""
+    from torchvision.models import ResNet18_Weights  # noqa: PLC0415 - as above
+
+    return list(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return (
+            [str(label) for label in json.loads(text)]
+            if path.suffix == ".json"
+            else (text.splitlines())
+        )
+    except (OSError, ValueError) as error:
+        near = difflib.get_close_matches(path.name, ["imagenet"], n=1)
+        hint = "; did you mean imagenet?" if near else ""
+        raise LoadError(f"labels: {path} cannot be read: {error}{hint}") from error

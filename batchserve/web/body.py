@@ -1,0 +1,123 @@
+"""From a request's body, in whatever form it comes, to the payloads that a task decodes."""
+
+import binascii
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from aiohttp import BodyPartReader, web
+from pydantic import ValidationError
+
+from batchserve.decoding import DecodePool
+from batchserve.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
+from batchserve.tasks.base import Task
+from batchserve.web.schema import schema_of
+
+JSON = "application/json"
+MULTIPART = "multipart/form-data"
+PART = "file"
+# A larger body takes longer to parse than a hand-over to a thread.
+INLINE_JSON_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a request asks for.
+
+    Attributes:
+        payloads: at least one.
+        is_list: whether the client sent a list, and gets one.
+        size: bytes of the whole body.
+    """
+
+    payloads: list[Any]
+    is_list: bool
+    size: int
+
+
+async def read_body(request: web.Request, task: Task, pool: DecodePool) -> Body:
+    """Read and parse the body: JSON, multipart, or one raw input.
+
+    Raises:
+        BadRequest: not JSON, not multipart, or a field missing or of the wrong type.
+        TooLarge: over `max_body_mb`.
+        UnsupportedMedia: a content type that neither we nor the task read.
+    """
+    limit = request.client_max_size
+    if request.content_length is not None and request.content_length > limit:
+        raise too_large(limit)
+    kind = request.content_type
+    if kind == JSON:
+        return await _read_json(request, task, pool)
+    if task.media_types and kind == MULTIPART:
+        return await _read_multipart(request, limit)
+    if any(fnmatch(kind, accepted) for accepted in task.media_types):
+        data = await request.read()
+        if not data:
+            raise BadRequest("the body is empty")
+        return Body([data], is_list=False, size=len(data))
+    accepted = [JSON, *([MULTIPART, *task.media_types] if task.media_types else [])]
+    raise UnsupportedMedia(
+        f"Content-Type {kind} is not read here; send one of {', '.join(accepted)}"
+    )
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is over the limit of max_body_mb={limit / 2**20:g}")
+
+
+async def _read_json(request: web.Request, task: Task, pool: DecodePool) -> Body:
+    data = await request.read()
+    if len(data) < INLINE_JSON_BYTES:
+        payloads, is_list = parse_json(data, task)
+    else:
+        payloads, is_list = await pool.run(parse_json, data, task)
+    return Body(payloads, is_list, len(data))
+
+
+def parse_json(data: bytes, task: Task) -> tuple[list[Any], bool]:
+    """Return the payloads of a JSON body, and whether the client sent a list.
+
+    Raises:
+        BadRequest: it is not JSON, or not of the task's form.
+    """
+    try:
+        body: Any = schema_of(type(task)).request.model_validate_json(data)
+    except ValidationError as error:
+        raise BadRequest(_explain(error)) from None
+    is_list = "inputs" in body.model_fields_set
+    return (body.inputs if is_list else [body.input]), is_list
+
+
+def _explain(error: ValidationError) -> str:
+    mistake = error.errors(include_url=False, include_input=False)[0]
+    message = mistake["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "json_invalid":
+        return f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
+    if mistake["type"] == "extra_forbidden":
+        return f'{where}: unknown field; the body must be {{"input": X}} or {{"inputs": [X, …]}}'
+    return f"{where}: {message}" if where else message
+
+
+async def _read_multipart(request: web.Request, limit: int) -> Body:
+    payloads: list[bytes] = []
+    size = 0
+    try:
+        async for part in await request.multipart():
+            if not isinstance(part, BodyPartReader) or part.name != PART:
+                raise BadRequest(
+                    f"a part of the form is not named {PART!r}; send files as {PART!r}"
+                )
+            # decode: undoes a Content-Transfer-Encoding, base64 among them.
+            payloads.append(bytes(await part.read(decode=True)))
+            size += len(payloads[-1])
+            if size > limit:
+                raise too_large(limit)
+    except binascii.Error as error:
+        raise InvalidInput(f"a part of the form is not base64, as it says: {error}") from error
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise BadRequest(f"the body is not multipart/form-data: {error}") from error
+    if not payloads:
+        raise BadRequest(f"the form has no part named {PART!r}")
+    return Body(payloads, is_list=len(payloads) > 1, size=size)

@@ -1,0 +1,19 @@
+"""What handlers find in the application and in a request."""
+
+from aiohttp import web
+
+from batchserve.config import Config
+from batchserve.decoding import DecodePool
+from batchserve.inference import Answer
+from batchserve.metrics import Metrics
+from batchserve.repository import ModelRepository, ModelVersion
+
+CONFIG = web.AppKey("config", Config)
+REPOSITORY = web.AppKey("repository", ModelRepository)
+POOL = web.AppKey("pool", DecodePool)
+METRICS = web.AppKey("metrics", Metrics)
+
+REQUEST_ID = web.RequestKey("request_id", str)
+SECONDS = web.RequestKey("seconds", float)
+MODEL = web.RequestKey("model", ModelVersion)
+ANSWER = web.RequestKey("answer", Answer)

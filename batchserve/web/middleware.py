@@ -1,0 +1,90 @@
+"""Around every handler: a request id, errors as JSON, and the count of what was answered."""
+
+import logging
+import random
+import re
+from http import HTTPStatus
+from time import perf_counter
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from batchserve.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    RequestError,
+    Unavailable,
+)
+from batchserve.web.body import too_large
+from batchserve.web.keys import METRICS, MODEL, REQUEST_ID, SECONDS
+
+logger = logging.getLogger(__name__)
+
+# What is safe to repeat in a header and in a line of the log.
+REQUEST_ID_FORM = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give every answer its request id, and every error its JSON."""
+    started_s = perf_counter()
+    stated = request.headers.get("X-Request-Id", "")
+    request_id = stated if REQUEST_ID_FORM.fullmatch(stated) else _new_id()
+    request[REQUEST_ID] = request_id
+    try:
+        response = await handler(request)
+    except RequestError as error:
+        response = _answer_error(request, error)
+    except web.HTTPException as error:
+        response = _answer_error(request, _as_ours(request, error))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+    except web.RequestPayloadError as error:
+        response = _answer_error(request, BadRequest(f"the body broke off: {error}"))
+    except Exception:
+        logger.exception("request %s: %s %s failed", request_id, request.method, request.path)
+        error = InternalError(f"the server failed; its log has request {request_id}")
+        response = _answer_error(request, error)
+    response.headers["X-Request-Id"] = request_id
+    request[SECONDS] = seconds = perf_counter() - started_s
+    model = request.get(MODEL)
+    if model is not None:
+        request.app[METRICS].on_answer(model.name, model.version, response.status, seconds)
+    return response
+
+
+def _new_id() -> str:
+    # Unlike uuid4, without a system call.
+    return f"{random.getrandbits(128):032x}"
+
+
+def _answer_error(request: web.Request, error: RequestError) -> web.StreamResponse:
+    response = web.Response(
+        status=error.status,
+        body=orjson.dumps({"error": str(error), "code": error.code}),
+        content_type="application/json",
+    )
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    model = request.get(MODEL)
+    if model is not None and isinstance(error, Unavailable | DeadlineExceeded):
+        request.app[METRICS].rejected.labels(model.name, model.version, error.code).inc()
+    return response
+
+
+def _as_ours(request: web.Request, error: web.HTTPException) -> RequestError:
+    match error.status:
+        case HTTPStatus.NOT_FOUND:
+            return NotFound(f"there is no path {request.path}; /docs lists those there are")
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = error.headers.get("Allow", "")
+            return MethodNotAllowed(f"{request.path} takes {allowed}, not {request.method}")
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return too_large(request.client_max_size)
+        case status if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return BadRequest(error.reason)
+    return InternalError(error.reason)

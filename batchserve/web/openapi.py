@@ -1,0 +1,136 @@
+"""/openapi.json: the HTTP interface, from the pydantic models that validate it."""
+
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from batchserve import __version__
+from batchserve.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    RequestError,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
+from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.web.body import JSON, MULTIPART, PART
+from batchserve.web.keys import REPOSITORY
+from batchserve.web.predict import TIMEOUT
+from batchserve.web.schema import ErrorBody, schema_of
+
+REFERENCE = "#/components/schemas/{model}"
+ERRORS: dict[type[RequestError], str] = {
+    BadRequest: "Not JSON, not multipart, or a field missing or of the wrong type.",
+    NotFound: "No such model or version.",
+    TooLarge: "Body, image or number of inputs over the limit, which is named.",
+    UnsupportedMedia: "A content type that is not read.",
+    InvalidInput: "It parses, but is no valid input for this model.",
+    ModelFailed: "The model failed on this input.",
+    Unavailable: "Queue full, draining, or not ready; try again after Retry-After seconds.",
+    DeadlineExceeded: "The deadline passed.",
+}
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+
+
+async def openapi(request: web.Request) -> web.Response:
+    return web.json_response(document(request.app[REPOSITORY]))
+
+
+def document(repository: ModelRepository) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document for what is served now."""
+    versions = [version for version in repository.versions if version.ready]
+    models: dict[type[BaseModel], None] = {ErrorBody: None}
+    paths: dict[str, Any] = {}
+    for version in versions:
+        schema = schema_of(type(version.task))
+        models |= {schema.request: None, schema.response: None}
+        unversioned = f"/models/{version.name}/predict"
+        paths.setdefault("/predict", _predict(version, "The first model."))
+        paths.setdefault(unversioned, _predict(version, f"Model {version.name}."))
+        paths[f"/models/{version.name}/versions/{version.version}/predict"] = _predict(
+            version, f"Model {version.name}, version {version.version}."
+        )
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template=REFERENCE
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "batchserve", "version": __version__},
+        "paths": paths | _OPERATIONS,
+        "components": {"schemas": definitions["$defs"]},
+    }
+
+
+def _predict(version: ModelVersion, summary: str) -> dict[str, Any]:
+    schema = schema_of(type(version.task))
+    content: dict[str, Any] = {JSON: {"schema": _reference(schema.request)}}
+    if version.task.media_types:
+        part = {"type": "string", "format": "binary"}
+        form = {"type": "object", "required": [PART], "properties": {PART: part}}
+        content[MULTIPART] = {"schema": form}
+        content |= dict.fromkeys(version.task.media_types, BINARY)
+    query = version.task.Parameters.model_json_schema().get("properties", {})
+    parameters = [
+        {"name": name, "in": "query", "schema": described} for name, described in query.items()
+    ]
+    timeout = {
+        "name": TIMEOUT,
+        "in": "header",
+        "description": "An answer within so many milliseconds, or 504.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    }
+    errors = {
+        str(error.status): {
+            "description": text,
+            "content": {JSON: {"schema": _reference(ErrorBody)}},
+        }
+        for error, text in ERRORS.items()
+    }
+    answer = {
+        "description": "The model's answer.",
+        "headers": {
+            "X-Request-Id": {"schema": {"type": "string"}},
+            "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
+            "Server-Timing": {"schema": {"type": "string"}},
+        },
+        "content": {JSON: {"schema": _reference(schema.response)}},
+    }
+    return {
+        "post": {
+            "summary": summary,
+            "tags": ["predict"],
+            "parameters": [*parameters, timeout],
+            "requestBody": {"required": True, "content": content},
+            "responses": {"200": answer, **errors},
+        }
+    }
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REFERENCE.format(model=model.__name__)}
+
+
+def _get(summary: str, media_type: str = JSON, *, may_be_unready: bool = False) -> dict[str, Any]:
+    responses: dict[str, Any] = {"200": {"description": summary, "content": {media_type: {}}}}
+    if may_be_unready:
+        responses["503"] = {
+            "description": "Not ready.",
+            "content": {JSON: {"schema": _reference(ErrorBody)}},
+        }
+    return {"get": {"summary": summary, "tags": ["operate"], "responses": responses}}
+
+
+_OPERATIONS = {
+    "/models": _get("Every model's versions, states and settings."),
+    "/livez": _get("Whether the process lives."),
+    "/readyz": _get("Whether every model would answer now.", may_be_unready=True),
+    "/healthz": _get("The same as /readyz.", may_be_unready=True),
+    "/ping": _get("The same as /readyz.", may_be_unready=True),
+    "/metrics": _get("Prometheus metrics of all workers.", "text/plain"),
+}

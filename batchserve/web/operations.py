@@ -1,0 +1,41 @@
+"""What the operator asks: which models there are, and how they are doing."""
+
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from batchserve.repository import ModelVersion
+from batchserve.web.keys import METRICS, POOL, REPOSITORY
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """Answer with every version, its state and its settings."""
+    models = [describe(version) for version in request.app[REPOSITORY].versions]
+    return web.json_response({"models": models})
+
+
+async def expose_metrics(request: web.Request) -> web.Response:
+    """Answer in Prometheus's text format, for all workers together."""
+    text = await request.app[POOL].run(request.app[METRICS].exposition)
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def describe(version: ModelVersion) -> dict[str, Any]:
+    """Return what /models tells of a version."""
+    config = version.config
+    described: dict[str, Any] = {
+        "name": version.name,
+        "version": version.version,
+        "state": version.state,
+        "task": config.task,
+        "precision": config.precision,
+        "batching": config.batching.model_dump(),
+    }
+    if version.ready:
+        described["device"] = version.device
+        described["runner"] = version.batcher.runner.name
+        described["forward_ms"] = {
+            str(size): round(1000 * seconds, 3) for size, seconds in version.forward_s.items()
+        }
+    return described
