@@ -1,4 +1,7 @@
-"""gunicorn -c gunicorn.conf.py 'batchserve.app:create_app', with BATCHSERVE_CONFIG or config.yaml."""
+"""For `gunicorn -c gunicorn.conf.py 'batchserve.app:create_app'`.
+
+Reads the config that BATCHSERVE_CONFIG names, config.yaml otherwise.
+"""
 
 import os
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from batchserve.config import ModelConfig, ServerConfig
+from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.importing import import_attribute
 from batchserve.tasks.base import Task

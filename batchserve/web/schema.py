@@ -1,4 +1,4 @@
-"""The JSON that predicting takes and gives, as pydantic models: they validate, and make the docs."""
+"""The JSON that predicting takes and gives: pydantic models that validate and document it."""
 
 from dataclasses import dataclass
 from functools import cache

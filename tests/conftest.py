@@ -1,0 +1,76 @@
+"""Shared by all tests: models small and real, the application, a detector of blocking calls."""
+
+import io
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import skimage.data
+from aiohttp.test_utils import TestClient
+from blockbuster import BlockBuster, blockbuster_ctx
+from PIL import Image
+
+from batchserve.app import build_app
+from batchserve.config import Config, read_config
+
+ROOT = Path(__file__).parent.parent
+
+MakeClient = Callable[..., Awaitable[TestClient]]
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in os.environ:
+        if variable.startswith("BATCHSERVE_"):
+            monkeypatch.delenv(variable)
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> Iterator[BlockBuster]:
+    """Fail on blocking calls in the event loop, made by our own code."""
+    with blockbuster_ctx(scanned_modules=["batchserve"]) as detector:
+        yield detector
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Callable[..., Config]:
+    """Return a function that makes a valid config with one `tensor` model, changed as asked."""
+
+    def make(server: dict | None = None, **model) -> Config:
+        described = {
+            "name": "tiny",
+            "source": "tests.models:tiny",
+            "device": "cpu",
+            "batching": {"max_batch_size": 4},
+            **model,
+        }
+        return Config.model_validate(
+            {"server": server or {}, "models": [described]}, context={"folder": tmp_path}
+        )
+
+    return make
+
+
+@pytest.fixture
+def serve(aiohttp_client, configure) -> MakeClient:
+    """Return a function that serves a config, or `configure`'s with changes, in this process."""
+
+    async def start(config: Config | None = None, **changes) -> TestClient:
+        app = await build_app(config or configure(**changes))
+        return await aiohttp_client(app)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def shipped_config() -> Config:
+    """The config that `make serve` serves."""
+    return read_config(ROOT / "config.yaml", {})
+
+
+def photo(name: str, kind: str = "PNG") -> bytes:
+    """Return one of scikit-image's photos as an image file."""
+    file = io.BytesIO()
+    Image.fromarray(getattr(skimage.data, name)()).save(file, kind)
+    return file.getvalue()
