@@ -2,7 +2,7 @@
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -37,14 +37,10 @@ class _JumpingSelector(selectors.SelectSelector):
         return super().select(0)
 
 
-def run_virtual(main: Callable[[], Awaitable[T]]) -> T:
+def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `main()` on virtual time, from 0 s."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(_awaited(main))
-
-
-async def _awaited(main: Callable[[], Awaitable[T]]) -> T:
-    return await main()
+        return runner.run(main())
 
 
 class FakeRunner:

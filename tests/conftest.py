@@ -1,9 +1,11 @@
 """Shared by all tests: models small and real, the application, a detector of blocking calls."""
 
+import asyncio
 import io
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import skimage.data
@@ -14,9 +16,12 @@ from PIL import Image
 from batchserve.app import build_app
 from batchserve.config import Config, read_config
 
+# pytest-asyncio looks for a current loop, which would make one that nobody closes.
+asyncio.set_event_loop(None)
+
 ROOT = Path(__file__).parent.parent
 
-MakeClient = Callable[..., Awaitable[TestClient]]
+MakeClient = Callable[..., Awaitable[TestClient[Any, Any]]]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +42,7 @@ def blockbuster() -> Iterator[BlockBuster]:
 def configure(tmp_path: Path) -> Callable[..., Config]:
     """Return a function that makes a valid config with one `tensor` model, changed as asked."""
 
-    def make(server: dict | None = None, **model) -> Config:
+    def make(server: dict[str, Any] | None = None, **model) -> Config:
         described = {
             "name": "tiny",
             "source": "tests.models:tiny",
@@ -56,9 +61,10 @@ def configure(tmp_path: Path) -> Callable[..., Config]:
 def serve(aiohttp_client, configure) -> MakeClient:
     """Return a function that serves a config, or `configure`'s with changes, in this process."""
 
-    async def start(config: Config | None = None, **changes) -> TestClient:
+    async def start(config: Config | None = None, **changes) -> TestClient[Any, Any]:
         app = await build_app(config or configure(**changes))
-        return await aiohttp_client(app)
+        client: TestClient[Any, Any] = await aiohttp_client(app)
+        return client
 
     return start
 

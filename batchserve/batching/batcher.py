@@ -206,13 +206,17 @@ class Batcher:
             item.batch = batch
         started_s = self.clock()
         try:
-            return await self.runner.forward([item.tensor for item in batch.items])
+            rows = await self.runner.forward([item.tensor for item in batch.items])
+            if len(rows) != len(batch):
+                raise ValueError(f"{len(rows)} rows came back for {len(batch)} items")
         except Exception as error:
             logger.exception("%s: a forward pass of %d items failed", self, len(batch))
             return ModelFailed(
                 f"the model failed on a batch of {len(batch)} with this input in it "
                 f"({type(error).__name__}); the server's log has the traceback"
             )
+        else:
+            return rows
         finally:
             batch.forward_s = self.clock() - started_s
 

@@ -101,7 +101,7 @@ class ImageClassification(Task):
         """Scores: (n, classes) logits to softmax in float32."""
         return torch.softmax(output.float(), dim=-1)
 
-    def encode(self, row: torch.Tensor, parameters: TopK) -> list[dict[str, Any]]:  # type: ignore[override]
+    def encode(self, row: torch.Tensor, parameters: TopK) -> list[dict[str, Any]]:
         """Return the best predictions, best first.
 
         Raises:

@@ -47,8 +47,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         response = _answer_error(request, BadRequest(f"the body broke off: {error}"))
     except Exception:
         logger.exception("request %s: %s %s failed", request_id, request.method, request.path)
-        error = InternalError(f"the server failed; its log has request {request_id}")
-        response = _answer_error(request, error)
+        response = _answer_error(
+            request, InternalError(f"the server failed; its log has request {request_id}")
+        )
     response.headers["X-Request-Id"] = request_id
     request[SECONDS] = seconds = perf_counter() - started_s
     model = request.get(MODEL)

@@ -1,0 +1,421 @@
+"""The batcher on virtual time: exact, and without waiting."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import torch
+
+from batchserve.batch import Batch, CloseReason
+from batchserve.batching.batcher import Batcher
+from batchserve.batching.policy import AdaptivePolicy, FixedPolicy
+from batchserve.errors import (
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    ModelFailed,
+    QueueFull,
+    TooLarge,
+)
+from batchserve.runners.base import Runner
+from batchserve.testing import FakeRunner, GatedRunner, run_virtual
+
+N, T_S, NEVER_S = 4, 0.010, 1e9
+
+
+@asynccontextmanager
+async def batching(
+    runner: Runner,
+    policy: FixedPolicy | None = None,
+    max_queue_size: int = 100,
+    batches: list[Batch] | None = None,
+) -> AsyncIterator[Batcher]:
+    batcher = Batcher(
+        "test:1",
+        policy or AdaptivePolicy(N, T_S),
+        runner,
+        max_queue_size,
+        on_batch=(batches if batches is not None else []).append,
+        clock=asyncio.get_running_loop().time,
+    )
+    batcher.start()
+    yield batcher
+    await batcher.close()
+
+
+def submit(batcher: Batcher, *values: float, deadline_s: float = NEVER_S) -> list[asyncio.Future]:
+    """Put scalars on the queue, as one request."""
+    with batcher.arrival() as arrival:
+        items = arrival.submit([torch.tensor(value) for value in values], deadline_s)
+    return [item.future for item in items]
+
+
+async def turns(count: int = 20) -> None:
+    """Let everything happen that needs no time."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_alone_a_request_waits_for_nobody():
+    async def main() -> None:
+        batches: list[Batch] = []
+        async with batching(FakeRunner(lambda _: 0.5), batches=batches) as batcher:
+            (future,) = submit(batcher, 7.0)
+            assert (await future).item() == 7.0
+            assert asyncio.get_running_loop().time() == 0.5
+        assert [(len(batch), batch.reason) for batch in batches] == [(1, CloseReason.IDLE)]
+
+    run_virtual(main)
+
+
+def test_fixed_waits_for_company_until_the_oldest_has_waited_long_enough():
+    async def main() -> None:
+        batches: list[Batch] = []
+        async with batching(FakeRunner(), FixedPolicy(N, T_S), batches=batches) as batcher:
+            (first,) = submit(batcher, 1.0)
+            await asyncio.sleep(0.006)
+            (second,) = submit(batcher, 2.0)
+            await asyncio.gather(first, second)
+        (batch,) = batches
+        assert (len(batch), batch.reason) == (2, CloseReason.WAIT)
+        assert batch.formed_s == pytest.approx(T_S)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("policy", [FixedPolicy(N, T_S), AdaptivePolicy(N, T_S)])
+def test_a_full_batch_goes_at_once_and_is_never_over_n(policy):
+    async def main() -> None:
+        batches: list[Batch] = []
+        async with batching(FakeRunner(), policy, batches=batches) as batcher:
+            await asyncio.gather(*submit(batcher, *range(N + 1)))
+        assert [len(batch) for batch in batches] == [N, 1]
+        assert batches[0].reason is CloseReason.FULL
+        assert batches[0].formed_s == 0.0
+
+    run_virtual(main)
+
+
+def test_a_batch_is_formed_when_the_device_becomes_free_from_all_that_wait():
+    async def main() -> None:
+        batches: list[Batch] = []
+        runner = GatedRunner()
+        async with batching(runner, batches=batches) as batcher:
+            futures = submit(batcher, 0.0)
+            await runner.wait_started()
+            for value in (1.0, 2.0, 3.0):
+                futures += submit(batcher, value)
+                await turns()
+            runner.release()
+            runner.release()
+            await asyncio.gather(*futures)
+        assert [len(batch) for batch in batches] == [1, 3]
+
+    run_virtual(main)
+
+
+def test_adaptive_waits_for_a_request_that_is_being_decoded():
+    async def main() -> None:
+        batches: list[Batch] = []
+        async with batching(FakeRunner(), batches=batches) as batcher:
+            with batcher.arrival() as slow:
+                (quick,) = submit(batcher, 1.0)
+                await asyncio.sleep(0.004)
+                (joined,) = slow.submit([torch.tensor(2.0)], NEVER_S)
+            await asyncio.gather(quick, joined.future)
+        (batch,) = batches
+        assert (len(batch), batch.reason) == (2, CloseReason.IDLE)
+        assert batch.formed_s == pytest.approx(0.004)
+
+    run_virtual(main)
+
+
+def test_adaptive_stops_waiting_when_that_request_turns_out_bad():
+    async def main() -> None:
+        batches: list[Batch] = []
+        async with batching(FakeRunner(), batches=batches) as batcher:
+            with batcher.arrival():
+                (quick,) = submit(batcher, 1.0)
+                await asyncio.sleep(0.004)
+            await quick
+        (batch,) = batches
+        assert (batch.reason, batch.formed_s) == (CloseReason.IDLE, pytest.approx(0.004))
+
+    run_virtual(main)
+
+
+def test_adaptive_waits_for_a_slow_upload_no_longer_than_max_wait():
+    async def main() -> None:
+        batches: list[Batch] = []
+        async with batching(FakeRunner(), batches=batches) as batcher:
+            with batcher.arrival():
+                (quick,) = submit(batcher, 1.0)
+                await quick
+                assert asyncio.get_running_loop().time() == pytest.approx(T_S)
+        assert batches[0].reason is CloseReason.WAIT
+
+    run_virtual(main)
+
+
+def test_shapes_and_dtypes_batch_apart_even_when_they_alternate():
+    async def main() -> None:
+        batches: list[Batch] = []
+        kinds = [torch.zeros(2), torch.zeros(3), torch.zeros(2, dtype=torch.int64)]
+        async with batching(FakeRunner(), batches=batches) as batcher:
+            with batcher.arrival() as arrival:
+                items = arrival.submit([kind + i for i in range(3) for kind in kinds], NEVER_S)
+            rows = await asyncio.gather(*(item.future for item in items))
+            assert all(torch.equal(row, item.tensor) for row, item in zip(rows, items, strict=True))
+        assert [len(batch) for batch in batches] == [3, 3, 3]
+        assert all(len({item.bucket_key for item in batch.items}) == 1 for batch in batches)
+
+    run_virtual(main)
+
+
+def test_a_failing_forward_reaches_its_own_batch_only_and_the_loop_goes_on(caplog):
+    def rows(tensors):
+        if any(tensor < 0 for tensor in tensors):
+            raise ZeroDivisionError("secret detail")
+        return tensors
+
+    async def main() -> None:
+        async with batching(FakeRunner(rows=rows)) as batcher:
+            bad = submit(batcher, 1.0, -1.0)
+            errors = await asyncio.gather(*bad, return_exceptions=True)
+            assert [type(error) for error in errors] == [ModelFailed, ModelFailed]
+            assert "secret" not in str(errors[0])
+            (good,) = submit(batcher, 5.0)
+            assert (await good).item() == 5.0
+            assert batcher.running
+
+    with caplog.at_level(logging.ERROR):
+        run_virtual(main)
+    assert "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_runner_that_returns_another_number_of_rows_answers_nobody_wrongly(count):
+    async def main() -> None:
+        async with batching(FakeRunner(rows=lambda _: [torch.tensor(9.0)] * count)) as batcher:
+            errors = await asyncio.gather(*submit(batcher, 1.0, 2.0), return_exceptions=True)
+            assert [type(error) for error in errors] == [ModelFailed, ModelFailed]
+            assert batcher.running
+
+    run_virtual(main)
+
+
+def test_a_cancelled_item_is_not_computed_and_its_neighbours_are_answered():
+    async def main() -> None:
+        runner = GatedRunner()
+        async with batching(runner) as batcher:
+            (first,) = submit(batcher, 0.0)
+            await runner.wait_started()
+            cancelled, kept = submit(batcher, 1.0, 2.0)
+            cancelled.cancel()
+            runner.release()
+            runner.release()
+            assert (await first).item() == 0.0
+            assert (await kept).item() == 2.0
+        assert [[tensor.item() for tensor in batch] for batch in runner.batches] == [[0.0], [2.0]]
+
+    run_virtual(main)
+
+
+def test_an_item_cancelled_during_its_forward_pass_does_not_end_the_loop():
+    async def main() -> None:
+        runner = GatedRunner()
+        async with batching(runner) as batcher:
+            cancelled, kept = submit(batcher, 1.0, 2.0)
+            await runner.wait_started()
+            cancelled.cancel()
+            runner.release()
+            assert (await kept).item() == 2.0
+            assert batcher.running
+
+    run_virtual(main)
+
+
+def test_an_expired_item_is_answered_and_never_computed():
+    async def main() -> None:
+        runner = GatedRunner()
+        async with batching(runner) as batcher:
+            (first,) = submit(batcher, 0.0)
+            await runner.wait_started()
+            (late,) = submit(batcher, 1.0, deadline_s=0.5)
+            (patient,) = submit(batcher, 2.0, deadline_s=5.0)
+            await asyncio.sleep(1.0)
+            runner.release()
+            runner.release()
+            with pytest.raises(DeadlineExceeded):
+                await late
+            assert (await patient).item() == 2.0
+            await first
+        assert [[tensor.item() for tensor in batch] for batch in runner.batches] == [[0.0], [2.0]]
+
+    run_virtual(main)
+
+
+def test_the_queue_is_bounded_by_items_and_says_when_to_come_back():
+    async def main() -> None:
+        runner = GatedRunner()
+        async with batching(runner, max_queue_size=3) as batcher:
+            batcher.cost.observe(1, 2.0)
+            (in_flight,) = submit(batcher, 0.0)
+            await runner.wait_started()
+            waiting = submit(batcher, 1.0, 2.0)
+            with pytest.raises(QueueFull) as refused:
+                submit(batcher, 3.0, 4.0)
+            # Two wait and one is in flight, at 2 s each.
+            assert refused.value.retry_after_s == 6
+            assert repr(batcher) == "<Batcher test:1 | 2 queued, 1 in flight>"
+            waiting += submit(batcher, 3.0)
+            with pytest.raises(QueueFull):
+                batcher.arrival()
+            for _ in range(3):
+                runner.release()
+            await asyncio.gather(in_flight, *waiting)
+            assert batcher.queued == 0
+
+    run_virtual(main)
+
+
+def test_requests_that_are_being_read_hold_their_places():
+    async def main() -> None:
+        async with batching(FakeRunner(), max_queue_size=2 + N) as batcher:
+            with batcher.arrival(), batcher.arrival():
+                submit(batcher, *range(N))
+                with pytest.raises(QueueFull):
+                    batcher.arrival()
+            await turns()
+            batcher.arrival()
+
+    run_virtual(main)
+
+
+def test_more_items_than_could_ever_wait_are_too_many():
+    async def main() -> None:
+        async with batching(FakeRunner(), max_queue_size=5) as batcher:
+            with pytest.raises(TooLarge, match="max_queue_size=5"):
+                submit(batcher, *range(6))
+
+    run_virtual(main)
+
+
+def test_of_a_request_that_does_not_fit_nothing_is_queued():
+    async def main() -> None:
+        runner = GatedRunner()
+        async with batching(runner, max_queue_size=N) as batcher:
+            submit(batcher, 0.0)
+            await runner.wait_started()
+            submit(batcher, 1.0, 2.0)
+            with pytest.raises(QueueFull):
+                submit(batcher, 3.0, 4.0, 5.0)
+            assert batcher.queued == 2
+
+    run_virtual(main)
+
+
+def test_refused_requests_leave_nothing_behind():
+    async def main() -> None:
+        runner = GatedRunner()
+        async with batching(runner, max_queue_size=N) as batcher:
+            submit(batcher, 0.0)
+            await runner.wait_started()
+            for _ in range(1000):
+                with batcher.arrival():
+                    pass
+            assert batcher.queued == 0
+            submit(batcher, *range(N))
+
+    run_virtual(main)
+
+
+def test_a_bug_in_the_loop_fails_what_waits_and_the_loop_goes_on(caplog):
+    class Buggy(AdaptivePolicy):
+        broken = True
+
+        def decide(self, view):
+            if self.broken and view.buckets:
+                raise KeyError("bug")
+            return super().decide(view)
+
+    async def main() -> None:
+        policy = Buggy(N, T_S)
+        async with batching(FakeRunner(), policy) as batcher:
+            (hit,) = submit(batcher, 1.0)
+            with pytest.raises(InternalError):
+                await hit
+            assert batcher.running
+            policy.broken = False
+            (served,) = submit(batcher, 2.0)
+            assert (await served).item() == 2.0
+
+    with caplog.at_level(logging.ERROR):
+        run_virtual(main)
+    assert "a bug in batchserve" in caplog.text
+
+
+def test_draining_admits_nothing_and_finishes_what_was_admitted_without_waiting():
+    async def main() -> None:
+        batches: list[Batch] = []
+        async with batching(FakeRunner(), FixedPolicy(N, 100.0), batches=batches) as batcher:
+            with batcher.arrival() as admitted:
+                (waiting,) = submit(batcher, 1.0)
+                await turns()
+                batcher.drain()
+                with pytest.raises(Draining):
+                    batcher.arrival()
+                assert (await waiting).item() == 1.0
+                (late,) = admitted.submit([torch.tensor(2.0)], NEVER_S)
+                assert (await late.future).item() == 2.0
+            assert asyncio.get_running_loop().time() == 0.0
+        assert [batch.reason for batch in batches] == [CloseReason.DRAIN] * 2
+
+    run_virtual(main)
+
+
+def test_closing_answers_everyone_who_still_waits():
+    async def main() -> None:
+        runner = GatedRunner()
+        async with batching(runner) as batcher:
+            (in_flight,) = submit(batcher, 0.0)
+            await runner.wait_started()
+            (waiting,) = submit(batcher, 1.0)
+        for future in (in_flight, waiting):
+            with pytest.raises(Draining):
+                await future
+        assert not batcher.running
+
+    run_virtual(main)
+
+
+def test_the_record_of_a_batch_tells_waits_and_the_pass():
+    async def main() -> None:
+        batches: list[Batch] = []
+        async with batching(FakeRunner(lambda _: 0.25), batches=batches) as batcher:
+            with batcher.arrival():
+                submit(batcher, 1.0)
+                await asyncio.sleep(0.003)
+                (future,) = submit(batcher, 2.0)
+            await future
+        (batch,) = batches
+        assert batch.forward_s == pytest.approx(0.25)
+        waits = [batch.formed_s - item.queued_s for item in batch.items]
+        assert waits == pytest.approx([0.003, 0.0])
+        assert all(item.batch is batch for item in batch.items)
+
+    run_virtual(main)
+
+
+def test_the_loop_dies_with_its_task_and_readiness_can_tell():
+    async def main() -> None:
+        async with batching(FakeRunner()) as batcher:
+            assert batcher.running
+            assert batcher._loop is not None
+            batcher._loop.cancel()
+            await turns()
+            assert not batcher.running
+
+    run_virtual(main)

@@ -1,0 +1,126 @@
+"""The repository: what is served, in what state, and what happens when loading fails."""
+
+import asyncio
+
+import pytest
+import torch
+
+from batchserve.config import Config
+from batchserve.errors import LoadError, NotFound, NotReady
+from batchserve.repository import ModelRepository, State
+
+
+def repository_of(config: Config, **kwargs) -> ModelRepository:
+    return ModelRepository(config.models, **kwargs)
+
+
+async def ask(repository: ModelRepository, tensor: torch.Tensor) -> list[float]:
+    batcher = repository.find().batcher
+    with batcher.arrival() as arrival:
+        (item,) = arrival.submit([tensor], batcher.clock() + 60)
+    row: torch.Tensor = await item.future
+    return row.tolist()
+
+
+async def test_a_version_goes_from_loading_over_warming_to_ready(configure, caplog):
+    repository = repository_of(configure())
+    (version,) = repository.versions
+    assert (version.state, repository.ready) == (State.LOADING, False)
+    with pytest.raises(NotReady, match="loading"):
+        repository.find()
+    with caplog.at_level("INFO"):
+        await repository.load()
+    assert (version.state, repository.ready) == (State.READY, True)
+    assert repr(version) == "<ModelVersion tiny:1 | ready>"
+    assert list(version.forward_s) == [1, 2, 4]
+    assert "warm-up: batch of  4 of 4" in caplog.text
+    assert len(await ask(repository, torch.ones(10))) == 10
+    await repository.close()
+    assert (version.state, repository.ready) == (State.DRAINING, False)
+
+
+async def test_batches_are_reported_with_their_version(configure):
+    batches = []
+    repository = repository_of(configure(), on_batch=lambda *record: batches.append(record))
+    await repository.load()
+    await ask(repository, torch.ones(10))
+    ((version, batch),) = batches
+    assert (version.name, len(batch)) == ("tiny", 1)
+    await repository.close()
+
+
+async def test_a_model_that_fails_on_its_own_example_does_not_become_ready(configure):
+    repository = repository_of(configure(input_shape=[7]))
+    with pytest.raises(LoadError, match=r"model tiny: a forward pass on .* \[7\] failed"):
+        await repository.load()
+    assert repository.versions[0].state is State.FAILED
+    await repository.close()
+
+
+async def test_labels_that_do_not_fit_the_model_are_found_out_at_the_start(configure):
+    config = configure(
+        source="tests.models:MeanColour", task="image-classification", labels=["red", "green"]
+    )
+    with pytest.raises(LoadError, match="each of 2 classes"):
+        await repository_of(config).load()
+
+
+async def test_a_model_whose_input_nobody_knows_is_served_without_warm_up(configure, caplog):
+    repository = repository_of(configure(source="tests.models:Double"))
+    await repository.load()
+    assert "set input_shape" in caplog.text
+    assert await ask(repository, torch.ones(2)) == [2.0, 2.0]
+    await repository.close()
+
+
+async def test_names_and_versions_are_found_the_first_listed_by_default(configure):
+    first = configure().models[0]
+    models = [
+        first,
+        first.model_copy(update={"version": "2"}),
+        first.model_copy(update={"name": "other"}),
+    ]
+    repository = ModelRepository(models)
+    await repository.load()
+    found = [
+        repository.find(),
+        repository.find("tiny"),
+        repository.find("tiny", "2"),
+        repository.find("other"),
+    ]
+    assert [(model.name, model.version) for model in found] == [
+        ("tiny", "1"),
+        ("tiny", "1"),
+        ("tiny", "2"),
+        ("other", "1"),
+    ]
+    with pytest.raises(NotFound, match="no model 'tony'; served are other, tiny"):
+        repository.find("tony")
+    with pytest.raises(NotFound, match="no version '3'; it has 1, 2"):
+        repository.find("tiny", "3")
+    await repository.close()
+
+
+async def test_a_version_whose_loop_has_ended_is_not_ready(configure):
+    repository = repository_of(configure())
+    await repository.load()
+    (version,) = repository.versions
+    loop = version.batcher._loop
+    assert loop is not None
+    loop.cancel()
+    await asyncio.wait([loop])
+    assert not repository.ready
+    with pytest.raises(NotReady, match="its batching loop has ended"):
+        repository.find()
+    await repository.close()
+
+
+async def test_compiled_and_in_bf16_the_answers_stay_close(configure):
+    plain = repository_of(configure())
+    await plain.load()
+    bf16 = repository_of(configure(precision="bf16"))
+    await bf16.load()
+    item = torch.linspace(-1, 1, 10)
+    assert await ask(bf16, item) == pytest.approx(await ask(plain, item), abs=0.02)
+    await plain.close()
+    await bf16.close()
