@@ -61,6 +61,8 @@ async def create_app() -> web.AppRunner:
     except StartupError as error:
         logger.error("the server cannot start.\n%s", error)  # noqa: TRY400 - no traceback for users
         raise SystemExit(WORKER_BOOT_ERROR) from None
+    for version in app[REPOSITORY].versions:
+        logger.info("%s", version.summary)
     return web.AppRunner(
         app,
         # A client who hangs up takes its items out of the queue.

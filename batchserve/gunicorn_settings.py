@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,15 @@ def _beat_until_booted(worker: Any) -> None:
     """Tell the master that a worker which loads its models is alive."""
 
     def beat() -> None:
-        while not worker.booted:
-            worker.notify()
-            time.sleep(1)
+        # `booted` is true for a moment before aiohttp's worker begins to load; look after that.
+        time.sleep(1)
+        # The file that is touched is closed when a worker ends that could not start.
+        with suppress(OSError, ValueError):
+            while not worker.booted:
+                worker.notify()
+                time.sleep(1)
 
-    # `booted` is true for a moment before aiohttp's worker begins to load; look after that.
-    threading.Timer(1, beat).start()
+    threading.Thread(target=beat, name="boot", daemon=True).start()
 
 
 def _share_metrics() -> None:

@@ -58,6 +58,16 @@ class ModelVersion:
             return "broken: its batching loop has ended"
         return str(self.state)
 
+    @property
+    def summary(self) -> str:
+        """What is served and how, in a line."""
+        batching = self.config.batching
+        return (
+            f"{self.name}:{self.version} serving on {self.device} in {self.config.precision}, "
+            f"forward pass {self.batcher.runner.name}, batches of up to {batching.max_batch_size} "
+            f"({batching.policy}, {batching.max_wait_ms:g} ms)"
+        )
+
     async def load(self, on_batch: OnBatch) -> None:
         """Load, warm up and start batching.
 

@@ -39,11 +39,10 @@ def test_an_attribute_of_a_submodule():
     assert import_attribute("collections.abc:Callable") is Callable
 
 
-@pytest.mark.parametrize("value", ["7", "None", "False", "''"])
-def test_any_value_is_returned_as_it_is(write_module, value):
-    write_module("importing_value.py", f"value = {value}\nother = object()\n")
-    importlib.import_module("importing_value").__dict__["value"] = marker = object()
-    assert import_attribute("importing_value:value") is marker
+def test_a_value_that_is_false_is_a_value(write_module):
+    write_module("importing_values.py", "nothing, no, zero = None, False, 0\n")
+    found = [import_attribute(f"importing_values:{name}") for name in ("nothing", "no", "zero")]
+    assert found == [None, False, 0]
 
 
 @pytest.mark.parametrize(
