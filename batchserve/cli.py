@@ -13,6 +13,7 @@ from rich.table import Table
 from batchserve import __version__
 from batchserve.config import DEFAULT_CONFIG, ENV_CONFIG, ENV_PREFIX, Config, read_config
 from batchserve.errors import StartupError
+from batchserve.memory import use_huge_pages
 
 main = typer.Typer(
     no_args_is_help=True,
@@ -63,6 +64,7 @@ def version() -> None:
 
 async def _load(config: Config) -> list[dict[str, Any]]:
     # Importing torch takes seconds, which only this command needs to spend.
+    use_huge_pages()
     from batchserve.loading import use_threads  # noqa: PLC0415
     from batchserve.repository import ModelRepository  # noqa: PLC0415
     from batchserve.web.operations import describe  # noqa: PLC0415

@@ -19,6 +19,7 @@ from gunicorn.app.base import BaseApplication
 
 from batchserve.config import Config, config_path, read_config
 from batchserve.errors import ConfigError, StartupError
+from batchserve.memory import use_huge_pages
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 OWN_FOLDER = "batchserve-metrics-"
@@ -40,6 +41,7 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     """
     config = read_config(config_path(environ), environ)
     server = config.server
+    use_huge_pages()
     _share_metrics()
     return {
         "bind": server.bind,

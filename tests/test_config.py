@@ -596,10 +596,8 @@ def test_an_unknown_variable_is_refused_with_the_nearest_key(refused, variable, 
 
 
 def test_a_wrong_value_in_the_environment_is_refused(refused):
-    assert _lines(refused(environ={"BATCHSERVE_SERVER__WORKERS": "many"})) == [
-        "server.workers: Input should be a valid integer, unable to parse string as an integer "
-        "(it is 'many')"
-    ]
+    (line,) = _lines(refused(environ={"BATCHSERVE_SERVER__WORKERS": "many"}))
+    assert re.fullmatch(r"server\.workers: .*integer.* \(it is 'many'\)", line)
 
 
 @pytest.mark.parametrize(

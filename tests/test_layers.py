@@ -15,7 +15,7 @@ PACKAGE = ROOT / "batchserve"
 # Each line may import from those above it, and from its own folder.
 BATCHING = ["batching.bucket", "batching.policy", "batching.cost"]
 LAYERS = [
-    ["errors"],
+    ["errors", "memory"],
     ["importing"],
     ["config", "batch"],
     ["tasks", "loading", "decoding", "metrics", *BATCHING],
@@ -104,7 +104,9 @@ def test_libraries_stay_where_they_are_at_home(path):
             assert any(within(name, home) for home in homes), f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("module", ["cli", "gunicorn_settings", "config", "batching.policy"])
+@pytest.mark.parametrize(
+    "module", ["cli", "gunicorn_settings", "config", "memory", "batching.policy"]
+)
 def test_the_master_and_the_policies_never_load_torch(module):
     code = f"import sys, batchserve.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import squeezenet1_1
 
 from batchserve.errors import LoadError
-from batchserve.loading import load_module, pick_device, place_module, use_threads
+from batchserve.loading import load_module, pick_device, place_module
 
 Load = Callable[..., nn.Module]
 Refused = Callable[..., str]
@@ -85,6 +85,13 @@ def needs_an_argument(classes: int) -> nn.Module:
     return nn.Linear(3, classes)
 
 
+def has_a_part_named_module() -> nn.Module:
+    made = nn.Sequential()
+    made.module = nn.Linear(3, 3)
+    made.head = nn.Linear(3, 2)
+    return made
+
+
 def gives_seven() -> int:
     return 7
 
@@ -145,7 +152,7 @@ def _assert_same(loaded: nn.Module, original: nn.Module) -> None:
         torch.testing.assert_close(loaded(batch), original(batch), rtol=0, atol=0)
 
 
-# package.module:callable
+# Callables and instances
 
 
 @pytest.mark.parametrize("name", ["make", "Small", "SHARED"])
@@ -160,8 +167,10 @@ def test_a_function_a_class_and_an_instance(load, name):
         ("gives_seven", "'tests.test_loading:gives_seven' returned int, not a torch.nn.Module"),
         (
             "fails",
-            "'tests.test_loading:fails' failed when it was called without arguments: "
-            "RuntimeError: no such luck",
+            (
+                "'tests.test_loading:fails' failed when it was called without arguments: "
+                "RuntimeError: no such luck"
+            ),
         ),
         ("refuses", "the licence is missing"),
         ("mak", "'tests.test_loading:mak': tests.test_loading has no 'mak'; did you mean 'make'?"),
@@ -254,21 +263,10 @@ def test_weights_in_all_that_training_scripts_save(load, save, trained, checkpoi
 
 def test_a_module_may_be_named_module(load, save):
     # Only where every name begins with "module." has DataParallel put it there.
-    original = nn.Sequential()
-    original.module = nn.Linear(3, 3)
-    original.head = nn.Linear(3, 2)
+    original = has_a_part_named_module()
     save("model.pt", original.state_dict())
-    loaded = load(
-        source="model.pt", architecture="tests.test_loading:make_with_a_part_named_module"
-    )
+    loaded = load(source="model.pt", architecture="tests.test_loading:has_a_part_named_module")
     _assert_same(loaded, original)
-
-
-def make_with_a_part_named_module() -> nn.Module:
-    made = nn.Sequential()
-    made.module = nn.Linear(3, 3)
-    made.head = nn.Linear(3, 2)
-    return made
 
 
 def test_weights_in_the_format_before_zip(load, tmp_path, trained):
@@ -726,7 +724,7 @@ def test_half_precision_answers_nearly_the_same(configure, save, trained, precis
     placed = place_module(load_module(config), config, torch.device("cpu"))
     batch = torch.randn(4, 3)
     with torch.inference_mode():
-        answer = placed(batch.to(placed.fc.weight.dtype))
+        answer = placed(batch.to(next(placed.parameters()).dtype))
         torch.testing.assert_close(answer.float(), trained(batch), rtol=0.05, atol=0.05)
 
 
@@ -749,12 +747,3 @@ def test_a_module_is_compiled_where_that_is_asked_for(configure, trained):
     compiled = place_module(trained, config, torch.device("cpu"))
     assert compiled is not trained
     assert compiled._orig_mod is trained
-
-
-def test_threads_of_a_forward_pass():
-    before = torch.get_num_threads()
-    try:
-        use_threads(before + 1)
-        assert torch.get_num_threads() == before + 1
-    finally:
-        use_threads(before)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,9 @@ async def batching(
     await batcher.close()
 
 
-def submit(batcher: Batcher, *values: float, deadline_s: float = NEVER_S) -> list[asyncio.Future]:
+def submit(
+    batcher: Batcher, *values: float, deadline_s: float = NEVER_S
+) -> list[asyncio.Future[Any]]:
     """Put scalars on the queue, as one request."""
     with batcher.arrival() as arrival:
         items = arrival.submit([torch.tensor(value) for value in values], deadline_s)
@@ -141,7 +144,8 @@ def test_adaptive_stops_waiting_when_that_request_turns_out_bad():
                 await asyncio.sleep(0.004)
             await quick
         (batch,) = batches
-        assert (batch.reason, batch.formed_s) == (CloseReason.IDLE, pytest.approx(0.004))
+        assert batch.reason is CloseReason.IDLE
+        assert batch.formed_s == pytest.approx(0.004)
 
     run_virtual(main)
 

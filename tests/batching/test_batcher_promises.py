@@ -115,9 +115,9 @@ class World:
         if request.hangs_up_s is not None:
             await asyncio.sleep(request.hangs_up_s)
             asking.cancel()
-        (answer,) = await asyncio.gather(asking, return_exceptions=True)
+        answers = await asyncio.gather(asking, return_exceptions=True)
         assert number not in self.answers
-        self.answers[number] = answer
+        self.answers[number] = answers[0]
 
     async def ask(self, batcher: Batcher, number: int, request: Request) -> list[Any]:
         sign = -1 if request.poisoned else 1
@@ -205,4 +205,3 @@ def test_adaptive_alone_waits_for_nobody(requests: list[Request]):
     run_virtual(lambda: world.run(spread))
     for batch in world.batches:
         assert all(batch.formed_s == item.queued_s for item in batch.items)
-

@@ -97,12 +97,13 @@ def launch(tmp_path: Path) -> Iterator[StartServer]:
         wait: bool = True,
     ) -> Server:
         bind = f"127.0.0.1:{free_port()}"
-        config = {"server": {"bind": bind, **(server or {})}, "models": list(models)}
+        settings: dict[str, Any] = {"bind": bind, **(server or {})}
+        config = {"server": settings, "models": list(models)}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         command = command or [str(BIN / "batchserve"), "serve"]
         servers.append(start(command, tmp_path, f"http://{bind}"))
         if wait:
-            servers[-1].wait_ready(config["server"].get("workers", 1))
+            servers[-1].wait_ready(settings.get("workers", 1))
         return servers[-1]
 
     yield run

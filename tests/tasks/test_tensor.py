@@ -1,0 +1,345 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from batchserve.config import ModelConfig
+from batchserve.errors import InvalidInput
+from batchserve.tasks.base import Parameters
+from batchserve.tasks.tensor import TensorTask, shape_of_first_linear
+from tests.models import Double, tiny
+
+
+def _refusal(task: TensorTask, payload: Any) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        task.decode(payload)
+    return str(caught.value)
+
+
+# What is taken
+
+
+@pytest.mark.parametrize(
+    ("shape", "payload"),
+    [
+        (None, [1, 2, 3]),
+        (None, [[1.5, 2], [3, 4]]),
+        (None, 5),
+        (None, []),
+        ((), 5),
+        ((3,), [1, 2, 3]),
+        ((-1,), [1]),
+        ((-1,), [1, 2, 3, 4]),
+        ((2, 3), [[1, 2, 3], [4, 5, 6]]),
+        ((-1, 2), [[1, 2], [3, 4], [5, 6]]),
+        ((2, -1), [[1, 2, 3], [4, 5, 6]]),
+        ((-1, -1, 1), [[[1], [2]]]),
+    ],
+)
+def test_a_payload_of_the_wanted_shape_is_taken(shape, payload):
+    decoded = TensorTask(shape).decode(payload)
+    assert decoded.dtype == torch.float32
+    assert decoded.tolist() == payload
+
+
+@pytest.mark.parametrize(
+    ("dtype", "payload"),
+    [
+        ("float32", [1, -2.5, 1e38]),
+        ("float64", [1, -2.5, 1e300]),
+        ("int64", [0, -1, 2**63 - 1, -(2**63)]),
+        ("int64", [2**53 + 1]),
+        ("int32", [2**31 - 1, -(2**31)]),
+        ("uint8", [0, 255]),
+        ("bool", [True, False]),
+        ("bool", [1, 0]),
+        ("float32", [True, False]),
+        ("int64", [True, False]),
+    ],
+)
+def test_numbers_become_the_dtype_without_loss(dtype, payload):
+    decoded = TensorTask(dtype=dtype).decode(payload)
+    assert decoded.dtype == getattr(torch, dtype)
+    assert decoded.tolist() == np.array(payload, dtype).tolist()
+    assert decoded.double().tolist() == pytest.approx([float(number) for number in payload])
+
+
+def test_float32_rounds_as_it_must():
+    assert TensorTask().decode([0.1]).item() == np.float32(0.1)
+
+
+def test_each_item_has_memory_of_its_own():
+    payload = np.ones(3, np.float32)
+    decoded = TensorTask().decode(payload)
+    payload[0] = 7
+    assert decoded.tolist() == [1, 1, 1]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("payload", [[1, [2]], [[1, 2], [3]], [[[1], [2, 3]], [[4], [5]]], [[], 1]])
+def test_ragged_lists_are_refused(payload):
+    assert _refusal(TensorTask(), payload) == (
+        "the nested lists are ragged; every row needs one length"
+    )
+
+
+@pytest.mark.parametrize(
+    "payload",
+    ["abc", "1", ["1"], [1, "2"], None, [None], [1, None], {"a": 1}, [{}], b"123", [[1, 2], "ab"]],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
+def test_what_is_no_number_is_refused(dtype, payload):
+    message = _refusal(TensorTask(dtype=dtype), payload)
+    assert message in (
+        f"the input must be nested lists of {dtype}; something in it is not a number",
+        "the nested lists are ragged; every row needs one length",
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "payload", "found"),
+    [
+        ((3,), [1, 2], [2]),
+        ((3,), [1, 2, 3, 4], [4]),
+        ((3,), [[1, 2, 3]], [1, 3]),
+        ((3,), 1, []),
+        ((), [1], [1]),
+        ((-1, 2), [[1, 2, 3]], [1, 3]),
+        ((-1, 2), [1, 2], [2]),
+        ((2, -1), [[1], [2], [3]], [3, 1]),
+    ],
+)
+def test_another_shape_is_refused_with_both(shape, payload, found):
+    assert _refusal(TensorTask(shape), payload) == (
+        f"the input has shape {found}, not nested lists of float32 of shape {list(shape)}"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool"])
+@pytest.mark.parametrize("payload", [[0.5], [1, 1.5], [math.nan], [math.inf], 0.5])
+def test_a_fraction_is_refused_where_integers_are_wanted(dtype, payload):
+    assert _refusal(TensorTask(dtype=dtype), payload) == (
+        f"the input must be nested lists of {dtype}; something in it is a fraction"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "payload"),
+    [
+        ("uint8", [256]),
+        ("uint8", [-1]),
+        ("int32", [2**31]),
+        ("int32", [-(2**31) - 1]),
+        ("int64", [2**63]),
+        ("bool", [2]),
+        ("bool", [-1]),
+    ],
+)
+def test_what_is_out_of_range_is_refused_instead_of_wrapped(dtype, payload):
+    assert _refusal(TensorTask(dtype=dtype), payload) == (
+        f"the input must be nested lists of {dtype}; something is out of range"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "payload"),
+    [
+        ("float32", [math.nan]),
+        ("float32", [math.inf]),
+        ("float32", [-math.inf]),
+        ("float32", [1e39]),
+        ("float32", [-1e39]),
+        ("float64", [math.nan]),
+        ("float64", [1, math.inf]),
+    ],
+)
+def test_what_is_not_finite_is_refused(dtype, payload):
+    assert _refusal(TensorTask(dtype=dtype), payload) == (
+        f"the input must be nested lists of {dtype}; something is not finite"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8", "bool"])
+def test_an_empty_list_holds_no_fraction(dtype):
+    assert TensorTask((-1,), dtype).decode([]).shape == (0,)
+
+
+def test_a_refusal_names_shape_and_dtype():
+    message = _refusal(TensorTask((-1, 2), "uint8"), [[1, 2.5]])
+    assert message.startswith("the input must be nested lists of uint8 of shape [-1, 2]; ")
+
+
+# What is answered
+
+
+def test_a_row_becomes_lists():
+    row = torch.tensor([[1.5, 2], [3, 4]])
+    assert TensorTask().encode(row, Parameters()) == [[1.5, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("row", "encoded"),
+    [
+        (torch.tensor(1.5), 1.5),
+        (torch.tensor([1, 2]), [1, 2]),
+        (torch.tensor([True]), [True]),
+        (torch.tensor([1.5], dtype=torch.bfloat16), [1.5]),
+        (
+            {"logits": torch.tensor([1.5]), "mask": torch.tensor([True])},
+            {"logits": [1.5], "mask": [True]},
+        ),
+        ([torch.tensor([1]), torch.tensor([[2]])], [[1], [[2]]]),
+        ((torch.tensor([1]), torch.tensor(2)), [[1], 2]),
+        (
+            {"hidden": [torch.tensor([1]), {"last": torch.tensor(2)}]},
+            {"hidden": [[1], {"last": 2}]},
+        ),
+        ({}, {}),
+        ([], []),
+    ],
+    ids=repr,
+)
+def test_whatever_tensors_a_model_returns_become_json(row, encoded):
+    answer = TensorTask().encode(row, Parameters())
+    assert answer == encoded
+    assert type(answer) is type(encoded)
+
+
+# Examples, and what the config says
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "wanted"),
+    [
+        ((3,), "float32", (3,)),
+        ((-1, 4), "int64", (1, 4)),
+        ((-1, -1), "uint8", (1, 1)),
+        ((), "float64", ()),
+    ],
+)
+def test_an_example_is_zeros_with_one_where_a_size_varies(shape, dtype, wanted):
+    example = TensorTask(shape, dtype).example()
+    assert example is not None
+    assert example.shape == wanted
+    assert example.dtype == getattr(torch, dtype)
+    assert not example.any()
+
+
+def test_without_a_shape_there_is_no_example():
+    assert TensorTask().example() is None
+
+
+def _from_config(module: nn.Module, **keys) -> TensorTask:
+    return TensorTask.from_config(ModelConfig(name="one", source="a:b", **keys), module)
+
+
+def test_the_shape_is_found_out_from_the_module():
+    task = _from_config(tiny())
+    assert (task.shape, task.dtype.name) == ((10,), "float32")
+
+
+@pytest.mark.parametrize(
+    ("keys", "shape", "dtype"),
+    [
+        ({"input_shape": (5, 10)}, (5, 10), "float32"),
+        ({"input_shape": (10,), "input_dtype": "float64"}, (10,), "float64"),
+        ({"input_dtype": "int64"}, None, "int64"),
+        ({"input_shape": ()}, (), "float32"),
+    ],
+)
+def test_what_the_config_says_is_not_guessed(keys, shape, dtype):
+    task = _from_config(tiny(), **keys)
+    assert (task.shape, task.dtype.name) == (shape, dtype)
+
+
+# The shape of the first Linear
+
+
+class LinearSecond(nn.Module):
+    """Has a Linear first by name, but shrinks its input before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        out: Tensor = self.head(batch.reshape(len(batch), 4, 3).mean(-1))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (tiny(), (10,)),
+        (nn.Linear(3, 2), (3,)),
+        (nn.Linear(3, 2, bias=False), (3,)),
+        (nn.Linear(3, 2).double(), (3,)),
+        (nn.Sequential(nn.Dropout(), nn.Linear(7, 2)).eval(), (7,)),
+        (nn.Sequential(nn.Linear(6, 2), nn.BatchNorm1d(2)).eval(), (6,)),
+    ],
+)
+def test_the_shape_where_the_first_layer_is_a_linear(module, shape):
+    assert shape_of_first_linear(module) == shape
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2)),
+        nn.Conv1d(3, 4, 3),
+        nn.Embedding(7, 3),
+        nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 2)),
+        nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2)),
+        Double(),
+        LinearSecond(),
+        nn.Sequential(nn.Linear(3, 2), nn.Linear(5, 2)),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_no_shape_where_it_is_not(module):
+    assert shape_of_first_linear(module) is None
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.TransformerEncoderLayer(8, 2, batch_first=True).eval(),
+        nn.GRU(4, 5, batch_first=True),
+        nn.RNN(4, 4, batch_first=True),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_no_shape_where_a_matrix_is_one_sequence_instead_of_a_batch(module):
+    # Their first parameter looks like a Linear's. With (features,) for an item, a batch would be
+    # one sequence, and the items of several clients would be mixed.
+    assert shape_of_first_linear(module) is None
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated upstream, yet still served
+def test_the_shape_of_a_scripted_module():
+    assert shape_of_first_linear(torch.jit.script(tiny())) == (10,)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated upstream, yet still served
+def test_the_shape_of_a_traced_module():
+    assert shape_of_first_linear(torch.jit.trace(tiny(), torch.zeros(1, 10))) == (10,)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated upstream, yet still served
+def test_no_shape_of_a_scripted_module_without_a_linear():
+    assert shape_of_first_linear(torch.jit.script(nn.Embedding(7, 3))) is None
+
+
+def test_to_look_for_the_shape_changes_nothing():
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    shape_of_first_linear(module)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in module.parameters())

@@ -1,0 +1,117 @@
+"""The documents are complete, and what they show is so."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel
+
+from batchserve import errors
+from batchserve.app import ROUTES
+from batchserve.config import (
+    BatchingConfig,
+    Config,
+    ImageConfig,
+    ModelConfig,
+    ServerConfig,
+)
+from batchserve.metrics import Metrics
+from tests.conftest import ROOT
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def fences(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def all_subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from all_subclasses(subclass)
+
+
+@pytest.mark.parametrize("section", [ServerConfig, ModelConfig, ImageConfig, BatchingConfig])
+def test_every_config_key_is_documented_with_its_default(section: type[BaseModel]):
+    documented = text_of("docs/configuration.md")
+    for name, field in section.model_fields.items():
+        row = re.search(rf"^\| `{name}` \| (.*?) \|", documented, flags=re.MULTILINE)
+        assert row is not None, f"{section.__name__}.{name} is missing"
+        if field.is_required() or isinstance(field.default, BaseModel):
+            continue
+        shown = yaml.safe_load(row[1].strip("`") or "null")
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        assert shown == default, f"{section.__name__}.{name}"
+
+
+def test_no_config_key_is_documented_that_does_not_exist():
+    known = {
+        name
+        for section in (Config, ServerConfig, ModelConfig, ImageConfig, BatchingConfig)
+        for name in section.model_fields
+    }
+    rows = re.findall(r"^\| `(\w+)` \|", text_of("docs/configuration.md"), flags=re.MULTILINE)
+    assert set(rows) <= known
+
+
+def test_every_error_is_documented_with_its_status():
+    rows = set(re.findall(r"^\| (\d{3}) \| `(\w+)` \|", text_of("docs/http.md"), re.MULTILINE))
+    raised = {
+        (str(kind.status), kind.code)
+        for kind in all_subclasses(errors.RequestError)
+        if issubclass(kind, errors.RequestError) and kind is not errors.Unavailable
+    }
+    assert rows == raised
+
+
+def test_every_metric_is_documented_and_no_other():
+    documented = set(
+        re.findall(r"^\| `(batchserve_\w+)` \|", text_of("docs/operating.md"), re.MULTILINE)
+    )
+    families = text_string_to_metric_families(Metrics().exposition().decode())
+    defined = {
+        f"{family.name}_total" if family.type == "counter" else family.name for family in families
+    }
+    assert documented == defined
+
+
+def test_every_route_is_documented():
+    documented = text_of("docs/http.md")
+    for route in ROUTES:
+        if isinstance(route, web.RouteDef):
+            assert f"`{route.path}`" in documented or f" {route.path}`" in documented, route.path
+
+
+def test_every_module_has_its_line_in_the_architecture():
+    rows = set(re.findall(r"^\| `([\w/]+\.py)` \|", text_of("docs/architecture.md"), re.MULTILINE))
+    package = ROOT / "batchserve"
+    modules = {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    assert rows == {name for name in modules if not name.endswith("__init__.py")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+    for link in links:
+        assert (document.parent / link).exists(), link
+
+
+def test_the_readmes_config_is_valid_and_its_commands_exist(tmp_path: Path):
+    readme = text_of("README.md")
+    (shown,) = fences(readme, "yaml")
+    config = Config.model_validate(yaml.safe_load(shown), context={"folder": tmp_path})
+    assert config.models[0].task == "image-classification"
+    targets = re.findall(r"^([\w-]+):", text_of("Makefile"), flags=re.MULTILINE)
+    commands = [line for fence in fences(readme, "sh") for line in fence.splitlines()]
+    made = [line.split()[1] for line in commands if line.startswith("make ")]
+    assert made == ["serve", "test"]
+    assert set(made) <= set(targets)

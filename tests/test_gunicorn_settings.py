@@ -1,0 +1,79 @@
+"""What Gunicorn is told, and what its master refuses."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from batchserve.config import Config
+from batchserve.errors import ConfigError, StartupError
+from batchserve.gunicorn_settings import (
+    MULTIPROC_DIR,
+    WORKER_CLASS,
+    gunicorn_settings,
+    refuse_preload_with_cuda,
+)
+
+CONFIG = """
+server: {bind: "unix:x.sock", workers: 3, accesslog: null, errorlog: err.log, drain_seconds: 7}
+models: [{name: m, source: "torchvision:resnet18"}]
+"""
+
+
+@pytest.fixture
+def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG, encoding="utf-8")
+    monkeypatch.setenv(MULTIPROC_DIR, str(tmp_path / "metrics"))
+    return {"BATCHSERVE_CONFIG": str(path)}
+
+
+def test_settings_come_from_the_config(environ):
+    settings = gunicorn_settings(environ)
+    assert settings["bind"] == "unix:x.sock"
+    assert settings["workers"] == 3
+    assert settings["worker_class"] == WORKER_CLASS == "aiohttp.GunicornUVLoopWebWorker"
+    assert settings["accesslog"] is None
+    assert settings["errorlog"] == "err.log"
+    # Gunicorn kills what has not drained by then.
+    assert settings["graceful_timeout"] > 7
+
+
+def test_the_environment_overrides_the_config(environ):
+    settings = gunicorn_settings({**environ, "BATCHSERVE_SERVER__WORKERS": "5"})
+    assert settings["workers"] == 5
+
+
+def test_a_wrong_config_is_refused(environ):
+    with pytest.raises(ConfigError, match="did you mean 'workers'"):
+        gunicorn_settings({**environ, "BATCHSERVE_SERVER__WORKER": "5"})
+
+
+def test_workers_share_a_metrics_folder_of_this_server(environ, monkeypatch, tmp_path):
+    monkeypatch.delenv(MULTIPROC_DIR)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gunicorn_settings(environ)
+    folder = Path(os.environ[MULTIPROC_DIR])
+    assert folder.is_dir()
+    # Reading the config again, on SIGHUP, must not lose the counts.
+    gunicorn_settings(environ)
+    assert os.environ[MULTIPROC_DIR] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("device", "has_driver", "refused"),
+    [
+        ("cuda", False, True),
+        ("cuda:1", True, True),
+        ("auto", True, True),
+        ("auto", False, False),
+        ("cpu", True, False),
+    ],
+)
+def test_preloading_is_refused_where_a_worker_will_use_cuda(configure, device, has_driver, refused):
+    config: Config = configure(device=device)
+    if refused:
+        with pytest.raises(StartupError, match=f"model tiny: device {device} is CUDA"):
+            refuse_preload_with_cuda(config, has_driver=has_driver)
+    else:
+        refuse_preload_with_cuda(config, has_driver=has_driver)

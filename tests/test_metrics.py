@@ -1,0 +1,54 @@
+"""The metrics of one process; several are added up in the end-to-end tests."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from batchserve.batch import Batch, CloseReason, Item
+from batchserve.metrics import Metrics
+
+LABELS = {"model": "m", "version": "1"}
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    return {
+        sample.name + "".join(f" {v}" for k, v in sorted(sample.labels.items()) if k not in LABELS):
+        sample.value
+        for family in text_string_to_metric_families(metrics.exposition().decode())
+        for sample in family.samples
+    }  # fmt: skip
+
+
+def test_a_batch_is_counted():
+    metrics = Metrics()
+    items = [Item(None, None, queued_s=queued, deadline_s=9.0) for queued in (1.0, 1.5)]  # type: ignore[arg-type]
+    metrics.on_batch("m", "1", Batch(items, CloseReason.IDLE, formed_s=2.0, forward_s=0.25))
+    found = samples(metrics)
+    assert found["batchserve_items_total"] == 2
+    assert found["batchserve_batches_total idle"] == 1
+    assert found["batchserve_batch_size_sum"] == 2
+    assert found["batchserve_batch_size_count"] == 1
+    assert found["batchserve_forward_seconds_sum"] == 0.25
+    assert found["batchserve_queue_seconds_sum"] == 1.5
+    assert found["batchserve_queue_seconds_count"] == 2
+
+
+def test_an_answer_is_counted_by_its_status():
+    metrics = Metrics()
+    metrics.on_answer("m", "1", 200, 0.5)
+    metrics.on_answer("m", "1", 503, 0.1)
+    found = samples(metrics)
+    assert found["batchserve_requests_total 200"] == 1
+    assert found["batchserve_requests_total 503"] == 1
+    assert found["batchserve_request_seconds_sum"] == 0.6
+
+
+def test_gauges_are_sampled():
+    metrics = Metrics()
+    metrics.sample("m", "1", queued=3, in_flight=2)
+    found = samples(metrics)
+    assert (found["batchserve_queue_items"], found["batchserve_in_flight_items"]) == (3, 2)
+
+
+def test_each_process_counts_for_itself():
+    one, other = Metrics(), Metrics()
+    one.on_answer("m", "1", 200, 0.5)
+    assert "batchserve_requests_total 200" not in samples(other)
