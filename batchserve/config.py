@@ -5,6 +5,7 @@ Everything below the edge gets these typed, frozen values. Paths are relative to
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -26,13 +27,23 @@ from batchserve.errors import ConfigError
 
 ENV_PREFIX = "BATCHSERVE_"
 ENV_CONFIG = "BATCHSERVE_CONFIG"
+# What Kubernetes sets in each pod for a service that is named batchserve.
+KUBERNETES = re.compile(r"BATCHSERVE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_\w+)?)$").match
 DEFAULT_CONFIG = "config.yaml"
 
 
 class Section(BaseModel):
     """A part of the configuration: frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, section: Any) -> Any:
+        # YAML reads a section whose keys are all commented out as null.
+        return {} if section is None else section
 
 
 class ServerConfig(Section):
@@ -83,7 +94,14 @@ class ServerConfig(Section):
     @property
     def _cores_per_worker(self) -> int:
         # More threads than cores cost more than they give: every worker gets its share.
-        return max(1, len(os.sched_getaffinity(0)) // self.workers)
+        return max(1, _cores() // self.workers)
+
+
+def _cores() -> int:
+    # macOS knows no affinity.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class BatchingConfig(Section):
@@ -158,7 +176,15 @@ def _resolve_labels(labels: str | list[str], info: ValidationInfo) -> str | list
 
 def _text(version: Any) -> Any:
     # YAML reads `version: 1` as a number, which nobody means.
-    return str(version) if isinstance(version, int | float) else version
+    is_number = isinstance(version, int | float) and not isinstance(version, bool)
+    return str(version) if is_number else version
+
+
+def _names(labels: Any) -> Any:
+    # Before the union, which would name keys that do not exist: labels.str, labels.list[str].
+    if not (labels is None or isinstance(labels, str | list)):
+        raise ValueError("write imagenet, a path, or a list of names")
+    return labels
 
 
 class ModelConfig(Section):
@@ -184,7 +210,7 @@ class ModelConfig(Section):
     task: str = Field(
         "tensor", description="tensor, image-classification, or package.module:Class."
     )
-    labels: str | list[str] | None = Field(
+    labels: Annotated[str | list[str] | None, BeforeValidator(_names)] = Field(
         None, description="imagenet, the path of a text file with a label a line, or a list."
     )
     image: ImageConfig = ImageConfig()
@@ -273,26 +299,41 @@ def read_config(path: Path, environ: Mapping[str, str]) -> Config:
     try:
         return Config.model_validate(raw, context={"folder": path.resolve().parent})
     except ValidationError as error:
-        lines = [f"  {_explain(mistake)}" for mistake in error.errors()]
+        # A union reports one mistake for each of its members.
+        lines = list(dict.fromkeys(f"  {_explain(mistake)}" for mistake in error.errors()))
         raise ConfigError("\n".join([f"{path} is not a valid configuration:", *lines])) from None
 
 
 # pydantic-settings does as much for mappings, but cannot address the elements of a list.
 def _lay_over(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
     for variable in sorted(environ):
-        if not variable.startswith(ENV_PREFIX) or variable == ENV_CONFIG:
+        if not variable.startswith(ENV_PREFIX) or variable == ENV_CONFIG or KUBERNETES(variable):
             continue
         *parents, last = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        value = _value(variable, environ[variable])
         node: Any = raw
         try:
             for key in parents:
-                node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
-            node[int(last) if isinstance(node, list) else last] = yaml.safe_load(environ[variable])
-        except (AttributeError, IndexError, TypeError, ValueError, yaml.YAMLError):
+                if not isinstance(node, list) and node.get(key) is None:
+                    node[key] = {}
+                node = node[int(key) if isinstance(node, list) else key]
+            node[int(last) if isinstance(node, list) else last] = value
+        except (AttributeError, IndexError, TypeError, ValueError):
             raise ConfigError(
                 f"the environment variable {variable} names no place in the configuration; "
                 f"write {ENV_PREFIX}SERVER__BIND or {ENV_PREFIX}MODELS__0__DEVICE"
             ) from None
+
+
+def _value(variable: str, text: str) -> Any:
+    if text == "-":  # to YAML a list of null, to us standard output
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the environment variable {variable} cannot be read as YAML: {text!r}: {error}"
+        ) from None
 
 
 def _explain(mistake: Any) -> str:
@@ -305,6 +346,8 @@ def _explain(mistake: Any) -> str:
         return f"{where}: unknown key; {hint}"
     if mistake["type"] == "missing":
         return f"{where}: is missing"
+    if where == "server.admin_token":
+        return f"{where}: there is no administration yet; leave it out"
     message = mistake["msg"].removeprefix("Value error, ")
     if not where or isinstance(mistake["input"], dict | BaseModel):
         return f"{where}: {message}" if where else message

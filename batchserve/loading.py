@@ -1,10 +1,12 @@
 """From a config's `source` to a module that is ready to run."""
 
+import copy
 import difflib
 import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +76,15 @@ def place_module(
 def _load(config: ModelConfig) -> torch.nn.Module:
     if ":" in config.source:
         if config.source.startswith("torchvision:"):
-            return _from_torchvision(config.source, config.weights)
+            return _from_torchvision(config.source, config.weights, trust=config.trust)
         module = _from_callable(config.source)
-        return module if config.weights is None else _with_weights(module, Path(config.weights))
+        if config.weights is None:
+            return module
+        return _with_weights(module, Path(config.weights), trust=config.trust)
     return _from_file(Path(config.source), config.architecture, trust=config.trust)
 
 
-def _from_torchvision(source: str, weights: str | None) -> torch.nn.Module:
+def _from_torchvision(source: str, weights: str | None, *, trust: bool = False) -> torch.nn.Module:
     from torchvision import models  # noqa: PLC0415 - 2 s that other sources need not pay
 
     name = source.partition(":")[2]
@@ -89,12 +93,20 @@ def _from_torchvision(source: str, weights: str | None) -> torch.nn.Module:
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise LoadError(f"torchvision has no model {name!r}{hint}")
     known = models.get_model_weights(name)
+    if weights is not None and Path(weights).name == weights and weights not in known.__members__:
+        raise LoadError(
+            f"torchvision's {name} has no weights {weights!r}; it has "
+            f"{', '.join(known.__members__)}; a file is named by its path"
+        )
     if weights is None or "/" in weights or weights not in known.__members__:
-        module: torch.nn.Module = models.get_model(name, weights=None)
-        return module if weights is None else _with_weights(module, Path(weights))
+        # Models of segmentation and detection fetch a backbone unless told not to.
+        takes_backbone = "weights_backbone" in signature(models.get_model_builder(name)).parameters
+        backbone = {"weights_backbone": None} if takes_backbone else {}
+        module: torch.nn.Module = models.get_model(name, weights=None, **backbone)
+        return module if weights is None else _with_weights(module, Path(weights), trust=trust)
     try:
         return models.get_model(name, weights=known[weights], progress=True)  # type: ignore[no-any-return]
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise LoadError(
             f"the weights {weights} of torchvision's {name} could not be downloaded from "
             f"{known[weights].url} ({error}); fetch that file where there is a network and set "
@@ -116,6 +128,9 @@ def _from_callable(source: str) -> torch.nn.Module:
                 f"{source!r} failed when it was called without arguments: "
                 f"{type(error).__name__}: {error}"
             ) from error
+    else:
+        # Another version may name it too, with weights and a precision of its own.
+        made = copy.deepcopy(made)
     if not isinstance(made, torch.nn.Module):
         raise LoadError(f"{source!r} returned {type(made).__name__}, not a torch.nn.Module")
     return made
@@ -142,10 +157,10 @@ def _from_file(path: Path, architecture: str | None, *, trust: bool) -> torch.nn
     return _fill(_from_callable(architecture), held, path)
 
 
-def _with_weights(module: torch.nn.Module, path: Path) -> torch.nn.Module:
+def _with_weights(module: torch.nn.Module, path: Path, *, trust: bool) -> torch.nn.Module:
     if not path.is_file():
         raise LoadError(f"weights: there is no file {path}")
-    return _fill(module, _unpickle(path, trust=False), path)
+    return _fill(module, _unpickle(path, trust=trust), path)
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -156,6 +171,10 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _unpickle(path: Path, *, trust: bool) -> Any:
+    with path.open("rb") as file:
+        # Since version 1.6 a zip; before, a pickle, whose protocol 2 begins so.
+        if not (zipfile.is_zipfile(path) or file.read(2) == b"\x80\x02"):
+            raise LoadError(f"{path} is no file that torch.save has written")
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:

@@ -25,16 +25,23 @@ def build_task(config: ModelConfig, module: torch.nn.Module) -> Task:
     Raises:
         LoadError: there is no such task, or it does not suit the model.
     """
+    try:
+        return _build(config, module)
+    except LoadError as error:
+        raise LoadError(f"model {config.name}: {error}") from error
+
+
+def _build(config: ModelConfig, module: torch.nn.Module) -> Task:
     task_class = BUILT_IN.get(config.task)
     if task_class is None:
         if ":" not in config.task:
             raise LoadError(
-                f"model {config.name}: there is no task {config.task!r}; it is one of "
+                f"there is no task {config.task!r}; it is one of "
                 f"{', '.join(BUILT_IN)}, or package.module:Class"
             )
         task_class = import_attribute(config.task)
         if not (isinstance(task_class, type) and issubclass(task_class, Task)):
-            raise LoadError(
-                f"model {config.name}: {config.task} is no subclass of batchserve.tasks.base.Task"
-            )
+            raise LoadError(f"{config.task} is no subclass of batchserve.tasks.base.Task")
+        if missing := sorted(task_class.__abstractmethods__):
+            raise LoadError(f"{config.task} lacks {', '.join(missing)}")
     return task_class.from_config(config, module)

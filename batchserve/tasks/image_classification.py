@@ -131,6 +131,8 @@ def _preset(config: ModelConfig) -> dict[str, Any]:
     if weights is None:
         return {}
     transform = weights.transforms()
+    if type(transform).__name__ != "ImageClassification":
+        raise LoadError(f"torchvision's model {config.source} does not classify images")
     return {
         "resize": transform.resize_size[0],
         "crop": transform.crop_size[0],
@@ -158,7 +160,7 @@ def _labels(config: ModelConfig) -> list[str] | None:
         return imagenet_labels()
     if config.labels is not None:
         return _read_labels(Path(config.labels))
-    if config.weights is not None and config.weights.isupper():
+    if config.weights is not None and "/" not in config.weights:
         weights = _torchvision_weights(config)
         return None if weights is None else list(weights.meta["categories"])
     return None
@@ -174,12 +176,13 @@ def imagenet_labels() -> list[str]:
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
-        return (
-            [str(label) for label in json.loads(text)]
-            if path.suffix == ".json"
-            else (text.splitlines())
-        )
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix != ".json":
+            return text.splitlines()
+        labels = json.loads(text)
+        if not (isinstance(labels, list) and all(isinstance(one, str | int) for one in labels)):
+            raise ValueError("it must hold a list of names")
+        return [str(label) for label in labels]
     except (OSError, ValueError) as error:
         near = difflib.get_close_matches(path.name, ["imagenet"], n=1)
         hint = "; did you mean imagenet?" if near else ""

@@ -50,7 +50,7 @@ class TensorTask(Task):
             raise InvalidInput(f"the input must be {self._wanted}; something in it is not a number")
         if self.shape is not None and not _fits(array.shape, self.shape):
             raise InvalidInput(f"the input has shape {list(array.shape)}, not {self._wanted}")
-        if array.dtype.kind == "f" and self.dtype.kind != "f":
+        if array.dtype.kind == "f" and self.dtype.kind != "f" and array.size:
             raise InvalidInput(f"the input must be {self._wanted}; something in it is a fraction")
         with np.errstate(over="ignore"):
             converted = array.astype(self.dtype)
@@ -80,11 +80,13 @@ class TensorTask(Task):
 def shape_of_first_linear(module: torch.nn.Module) -> tuple[int, ...] | None:
     """Return the shape of one item if the module's first layer is a Linear, as a trial shows.
 
-    A scripted module has no layers to look at, but its first parameter tells as much.
+    A scripted layer tells its class as `original_name`.
     """
-    weight = next(module.parameters(), None)
-    if weight is None or weight.ndim != 2 or not weight.is_floating_point():  # noqa: PLR2004
+    layers = (layer for layer in module.modules() if [*layer.parameters(recurse=False)])
+    first = next(layers, None)
+    if getattr(first, "original_name", type(first).__name__) != "Linear":
         return None
+    weight = next(module.parameters())
     shape = (weight.shape[1],)
     try:
         with torch.inference_mode():

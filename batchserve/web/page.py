@@ -19,7 +19,10 @@ templates = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    auto_reload=False,
 )
+# Read now, because the event loop must not wait for a disk.
+INDEX, DOCS = templates.get_template("index.html"), templates.get_template("docs.html")
 
 
 async def index(request: web.Request) -> web.Response:
@@ -28,14 +31,14 @@ async def index(request: web.Request) -> web.Response:
         {**describe(version), "takes_files": version.ready and bool(version.task.media_types)}
         for version in request.app[REPOSITORY].versions
     ]
-    return _html("index.html", origin=f"{request.scheme}://{request.host}", models=versions)
+    return _html(INDEX, origin=f"{request.scheme}://{request.host}", models=versions)
 
 
 async def docs(_: web.Request) -> web.Response:
     """Show /openapi.json in Swagger UI."""
-    return _html("docs.html")
+    return _html(DOCS)
 
 
-def _html(template: str, **values: object) -> web.Response:
-    text = templates.get_template(template).render(version=__version__, **values)
+def _html(template: jinja2.Template, **values: object) -> web.Response:
+    text = template.render(version=__version__, **values)
     return web.Response(text=text, content_type="text/html")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from batchserve.batching.batcher import Batcher
 from batchserve.runners import warmup
-from batchserve.testing import GatedRunner
+from batchserve.testing import FakeRunner, GatedRunner
 from batchserve.web.keys import METRICS, REPOSITORY
 
 Client = TestClient[Any, Any]
@@ -389,7 +389,7 @@ async def test_a_body_over_the_limit(serve, send, body, headers):
     await check_alive(client, **GOOD_IMAGE)
 
 
-@pytest.mark.parametrize("limit", [0.001, 0.1, 0.3, 1.5])
+@pytest.mark.parametrize("limit", [0.01, 0.1, 0.3, 1.5])
 async def test_the_limit_is_named_as_it_is_configured(serve, limit):
     client = await serve(**{**DOUBLE, "server": {**SERVER, "max_body_mb": limit}})
     response = await client.post("/predict", data=in_chunks(bytes(2_000_000)), headers=JSON)
@@ -590,6 +590,16 @@ async def test_numbers_that_do_not_fit(serve, numbers, mentioned, listed):
     message = await check_error(response, 422, "invalid_input", mentioned)
     assert message.startswith("inputs[1]: ") is listed
     await check_alive(client, **GOOD_TENSOR)
+
+
+async def test_of_a_list_with_a_bad_input_nothing_is_computed(serve):
+    client = await serve(**DOUBLE)
+    runner = batcher_of(client).runner = FakeRunner()
+    response = await client.post("/predict", json={"inputs": [[1.0], [2.0], "bad", [3.0]]})
+    message = await check_error(response, 422, "invalid_input")
+    assert message.startswith("inputs[2]: ")
+    await check_alive(client, **double(4))
+    assert [[item.tolist() for item in batch] for batch in runner.batches] == [[[4.0]]]
 
 
 async def test_a_bad_input_leaves_its_neighbours_alone(serve):

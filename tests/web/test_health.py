@@ -1,0 +1,123 @@
+"""What probes see of a server that is ready, draining or broken."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+from batchserve.config import Config
+from batchserve.repository import State
+from batchserve.web.keys import REPOSITORY
+
+Client = TestClient[Any, Any]
+
+# One thread: the models are small, and the cores may be busy.
+TWO_MODELS = Config.model_validate(
+    {
+        "server": {"torch_threads": 1},
+        "models": [
+            {"name": "first", "source": "tests.models:Double", "device": "cpu"},
+            {"name": "second", "version": "2", "source": "tests.models:Double", "device": "cpu"},
+        ],
+    }
+)
+READINESS = ["/readyz", "/healthz", "/ping"]
+
+
+async def break_model(client: Client, index: int) -> None:
+    """End a model's batching loop, as no request can."""
+    loop = client.app[REPOSITORY].versions[index].batcher._loop
+    loop.cancel()
+    await asyncio.wait([loop])
+
+
+@pytest.mark.parametrize("path", READINESS)
+async def test_ready(serve, path):
+    client = await serve(TWO_MODELS)
+    response = await client.get(path)
+    assert response.status == 200
+    assert await response.json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize("path", READINESS)
+async def test_draining(serve, path):
+    client = await serve(TWO_MODELS)
+    client.app[REPOSITORY].drain()
+    response = await client.get(path)
+    body = await response.json()
+    assert response.status == 503
+    assert set(body) == {"error", "code"}
+    assert body["error"] == "first:1 is draining; second:2 is draining"
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("path", READINESS)
+@pytest.mark.parametrize(("index", "name"), [(0, "first:1"), (1, "second:2")])
+async def test_one_model_of_two_is_broken(serve, path, index, name):
+    client = await serve(TWO_MODELS)
+    await break_model(client, index)
+    response = await client.get(path)
+    body = await response.json()
+    assert response.status == 503
+    assert body["code"] == "model_not_ready"
+    assert body["error"] == f"{name} is broken: its batching loop has ended"
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("state", [State.LOADING, State.WARMING, State.FAILED])
+@pytest.mark.parametrize("path", READINESS)
+async def test_one_model_of_two_cannot_answer_yet(serve, path, state, monkeypatch):
+    client = await serve(TWO_MODELS)
+    with monkeypatch.context() as patched:
+        patched.setattr(client.app[REPOSITORY].versions[1], "state", state)
+        response = await client.get(path)
+    assert response.status == 503
+    assert (await response.json())["error"] == f"second:2 is {state}"
+    assert (await client.get(path)).status == 200
+
+
+async def test_a_broken_model_takes_no_other_with_it(serve):
+    client = await serve(TWO_MODELS)
+    await break_model(client, 0)
+    broken = await client.post("/models/first/predict", json={"input": [1]})
+    assert broken.status == 503
+    other = await client.post("/models/second/predict", json={"input": [1]})
+    assert (await other.json())["output"] == [2.0]
+
+
+@pytest.mark.parametrize("state", ["ready", "draining", "broken"])
+async def test_the_process_lives_whatever_the_models_do(serve, state):
+    client = await serve(TWO_MODELS)
+    if state == "draining":
+        client.app[REPOSITORY].drain()
+    if state == "broken":
+        await break_model(client, 0)
+        await break_model(client, 1)
+    response = await client.get("/livez")
+    assert response.status == 200
+    assert await response.json() == {"status": "live"}
+
+
+@pytest.mark.parametrize("path", ["/livez", *READINESS])
+async def test_probes_may_ask_for_the_head_only(serve, path):
+    client = await serve(TWO_MODELS)
+    response = await client.head(path)
+    assert response.status == 200
+    assert await response.read() == b""
+
+
+@pytest.mark.parametrize("path", ["/livez", *READINESS])
+async def test_probes_need_nothing_of_a_model(serve, path):
+    client = await serve(TWO_MODELS)
+    for version in client.app[REPOSITORY].versions:
+        version.batcher.runner = None
+    assert (await client.get(path)).status == 200
+    # For closing.
+    for version in client.app[REPOSITORY].versions:
+        version.batcher.runner = _Closable()
+
+
+class _Closable:
+    def close(self) -> None:
+        """Nothing is held."""

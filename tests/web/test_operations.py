@@ -1,0 +1,359 @@
+"""What operators see: the models, and every metric of the contract with its counts."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from batchserve.batching.batcher import Batcher
+from batchserve.config import Config
+from batchserve.runners import warmup
+from batchserve.testing import GatedRunner
+from batchserve.web.keys import REPOSITORY
+
+Client = TestClient[Any, Any]
+
+# One thread: the models are small, and the cores may be busy.
+SERVER = {"torch_threads": 1}
+DOUBLE: dict[str, Any] = {"server": SERVER, "source": "tests.models:Double"}
+AN_HOUR_MS = 3_600_000
+CONTRACT = {
+    "batchserve_requests": "counter",
+    "batchserve_request_seconds": "histogram",
+    "batchserve_items": "counter",
+    "batchserve_decode_seconds": "histogram",
+    "batchserve_queue_seconds": "histogram",
+    "batchserve_forward_seconds": "histogram",
+    "batchserve_batch_size": "histogram",
+    "batchserve_batches": "counter",
+    "batchserve_queue_items": "gauge",
+    "batchserve_in_flight_items": "gauge",
+    "batchserve_rejected": "counter",
+}
+LABELS = {
+    "batchserve_requests": {"code"},
+    "batchserve_batches": {"reason"},
+    "batchserve_rejected": {"reason"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a thread without a trial, which can last seconds beside busy cores."""
+    monkeypatch.setattr(warmup, "DOUBTFUL_S", 0)
+
+
+def batcher_of(client: Client) -> Batcher:
+    batcher: Batcher = client.app[REPOSITORY].versions[0].batcher
+    return batcher
+
+
+def gate(client: Client) -> GatedRunner:
+    """Let the test say when a forward pass ends."""
+    runner = batcher_of(client).runner = GatedRunner()
+    return runner
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Let everybody else have a turn, as often as it takes."""
+    while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+        await asyncio.sleep(0)
+
+
+async def scrape(client: Client) -> list[Any]:
+    response = await client.get("/metrics")
+    assert response.status == 200
+    assert response.content_type == "text/plain"
+    return [
+        family
+        for family in text_string_to_metric_families(await response.text())
+        # When each series began, which a single process tells, too.
+        if not family.name.endswith("_created")
+    ]
+
+
+async def values(client: Client, name: str, **labels: str) -> dict[str, float]:
+    """Return the samples of a name with these labels, by their other labels' values."""
+    return {
+        ",".join(
+            value for label, value in sorted(sample.labels.items()) if label not in labels
+        ): sample.value
+        for family in await scrape(client)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    }
+
+
+async def value(client: Client, name: str) -> float:
+    """Return the one sample of a name of the one model."""
+    return (await values(client, name, model="tiny", version="1"))[""]
+
+
+async def by(client: Client, name: str) -> dict[str, float]:
+    """Return a counter of the one model by its other label."""
+    return await values(client, name, model="tiny", version="1")
+
+
+# /models.
+
+
+async def test_models_tells_what_is_served_and_how(serve):
+    client = await serve(server=SERVER, batching={"max_batch_size": 4, "max_wait_ms": 3})
+    response = await client.get("/models")
+    (model,) = (await response.json())["models"]
+    forward_ms = model.pop("forward_ms")
+    assert model == {
+        "name": "tiny",
+        "version": "1",
+        "state": "ready",
+        "task": "tensor",
+        "precision": "fp32",
+        "device": "cpu",
+        "runner": "thread",
+        "batching": {
+            "max_batch_size": 4,
+            "max_wait_ms": 3,
+            "policy": "adaptive",
+            "max_queue_size": 256,
+        },
+    }
+    assert set(forward_ms) == {"1", "2", "4"}
+    assert all(milliseconds > 0 for milliseconds in forward_ms.values())
+
+
+async def test_models_lists_every_version_in_the_order_of_the_config(serve):
+    served = [("b", "2"), ("b", "1"), ("a", "10")]
+    described = [
+        {"name": name, "version": version, "source": "tests.models:Double", "device": "cpu"}
+        for name, version in served
+    ]
+    client = await serve(Config.model_validate({"server": SERVER, "models": described}))
+    models = (await (await client.get("/models")).json())["models"]
+    assert [(model["name"], model["version"]) for model in models] == served
+
+
+async def test_models_tells_who_is_draining(serve):
+    client = await serve(**DOUBLE)
+    client.app[REPOSITORY].drain()
+    (model,) = (await (await client.get("/models")).json())["models"]
+    assert model["name"] == "tiny"
+    assert model["state"] == "draining"
+
+
+# /metrics.
+
+
+async def test_every_metric_of_the_contract_is_there_from_the_start(serve):
+    client = await serve(**DOUBLE)
+    families = await scrape(client)
+    assert {family.name: family.type for family in families} == CONTRACT
+    assert all(family.documentation for family in families)
+
+
+async def test_metrics_have_the_labels_of_the_contract(serve):
+    client = await serve(**DOUBLE, batching={"max_batch_size": 1, "max_queue_size": 1})
+    await client.post("/predict", json={"input": [1]})
+    # A second one, so that there is something rejected.
+    runner = gate(client)
+    await client.post("/predict", json={"input": [1]}, headers={"X-Request-Timeout-Ms": "20"})
+    runner.release()
+    for family in await scrape(client):
+        labels = [set(sample.labels) - {"le"} for sample in family.samples]
+        assert labels, family.name
+        assert all(
+            found == {"model", "version"} | LABELS.get(family.name, set()) for found in labels
+        ), family.name
+
+
+async def test_known_traffic_is_counted(serve):
+    batching = {"max_batch_size": 4, "max_wait_ms": AN_HOUR_MS}
+    client = await serve(**DOUBLE, batching=batching)
+    bodies: list[Any] = [
+        {"input": [1]},
+        {"input": [1, 2]},
+        {"input": [3]},
+        {"inputs": [[1]] * 9},
+        {"input": "text"},
+        {"input": "text"},
+        {"wrong": 1},
+    ]
+    statuses = [(await client.post("/predict", json=body)).status for body in bodies]
+    assert statuses == [200, 200, 200, 200, 422, 422, 400]
+
+    assert await by(client, "batchserve_requests_total") == {"200": 4, "422": 2, "400": 1}
+    assert await value(client, "batchserve_request_seconds_count") == 7
+    assert await value(client, "batchserve_request_seconds_sum") > 0
+    assert await value(client, "batchserve_items_total") == 12
+    assert await value(client, "batchserve_decode_seconds_count") == 4
+    assert await value(client, "batchserve_queue_seconds_count") == 12
+    assert await value(client, "batchserve_forward_seconds_count") == 6
+    assert await value(client, "batchserve_forward_seconds_sum") > 0
+    assert await value(client, "batchserve_batch_size_count") == 6
+    assert await value(client, "batchserve_batch_size_sum") == 12
+    buckets = await by(client, "batchserve_batch_size_bucket")
+    assert (buckets["1.0"], buckets["2.0"], buckets["4.0"], buckets["+Inf"]) == (4, 4, 6, 6)
+    assert await by(client, "batchserve_batches_total") == {"idle": 4, "full": 2}
+    assert await by(client, "batchserve_rejected_total") == {}
+
+
+async def test_traffic_is_counted_for_the_version_that_answered(serve):
+    described = [
+        {"name": "tiny", "version": version, "source": "tests.models:Double", "device": "cpu"}
+        for version in ("1", "2")
+    ]
+    client = await serve(Config.model_validate({"server": SERVER, "models": described}))
+    for path in ("/predict", "/models/tiny/predict", "/models/tiny/versions/2/predict"):
+        assert (await client.post(path, json={"input": [1]})).status == 200
+    requests = await values(client, "batchserve_requests_total", model="tiny", code="200")
+    items = await values(client, "batchserve_items_total", model="tiny")
+    assert requests == items == {"1": 2, "2": 1}
+
+
+# Why batches were closed.
+
+
+@pytest.mark.parametrize(
+    ("batching", "count", "reasons"),
+    [
+        ({"max_batch_size": 4, "max_wait_ms": AN_HOUR_MS}, 1, {"idle": 1}),
+        ({"max_batch_size": 4, "max_wait_ms": AN_HOUR_MS}, 4, {"full": 1}),
+        ({"max_batch_size": 4, "max_wait_ms": AN_HOUR_MS}, 6, {"full": 1, "idle": 1}),
+        ({"max_batch_size": 4, "max_wait_ms": 1, "policy": "fixed"}, 3, {"wait": 1}),
+        ({"max_batch_size": 2, "max_wait_ms": 1, "policy": "fixed"}, 3, {"full": 1, "wait": 1}),
+    ],
+)
+async def test_why_batches_were_closed(serve, batching, count, reasons):
+    client = await serve(**DOUBLE, batching=batching)
+    response = await client.post("/predict", json={"inputs": [[1]] * count})
+    assert response.status == 200
+    assert await by(client, "batchserve_batches_total") == reasons
+
+
+async def test_draining_closes_a_batch(serve):
+    batching = {"max_batch_size": 4, "max_wait_ms": AN_HOUR_MS, "policy": "fixed"}
+    client = await serve(**DOUBLE, batching=batching)
+    waiting = asyncio.create_task(client.post("/predict", json={"input": [1]}))
+    await until(lambda: batcher_of(client).queued)
+    client.app[REPOSITORY].drain()
+    assert (await waiting).status == 200
+    assert await by(client, "batchserve_batches_total") == {"drain": 1}
+
+
+async def test_a_failed_forward_pass_is_counted_as_one(serve):
+    client = await serve(source="tests.models:FailsOnNegative", server=SERVER)
+    assert (await client.post("/predict", json={"input": [-1]})).status == 500
+    assert await by(client, "batchserve_requests_total") == {"500": 1}
+    assert await value(client, "batchserve_batch_size_count") == 1
+
+
+# What was rejected.
+
+
+async def test_a_full_queue_is_counted(serve):
+    client = await serve(**DOUBLE, batching={"max_batch_size": 1, "max_queue_size": 1})
+    runner = gate(client)
+    waiting = [asyncio.create_task(client.post("/predict", json={"input": [1]}))]
+    await runner.wait_started()
+    waiting.append(asyncio.create_task(client.post("/predict", json={"input": [2]})))
+    await until(lambda: batcher_of(client).queued)
+    for _ in range(3):
+        assert (await client.post("/predict", json={"input": [3]})).status == 503
+    assert await by(client, "batchserve_rejected_total") == {"queue_full": 3}
+    runner.release()
+    runner.release()
+    assert {response.status for response in await asyncio.gather(*waiting)} == {200}
+    assert await by(client, "batchserve_requests_total") == {"200": 2, "503": 3}
+
+
+async def test_a_passed_deadline_is_counted(serve):
+    client = await serve(**DOUBLE)
+    runner = gate(client)
+    headers = {"X-Request-Timeout-Ms": "20"}
+    assert (await client.post("/predict", json={"input": [1]}, headers=headers)).status == 504
+    assert await by(client, "batchserve_rejected_total") == {"deadline_exceeded": 1}
+    assert await by(client, "batchserve_requests_total") == {"504": 1}
+    runner.release()
+
+
+async def test_draining_is_counted(serve):
+    client = await serve(**DOUBLE)
+    client.app[REPOSITORY].drain()
+    assert (await client.post("/predict", json={"input": [1]})).status == 503
+    assert await by(client, "batchserve_requests_total") == {"503": 1}
+    assert await by(client, "batchserve_rejected_total") == {"draining": 1}
+
+
+async def test_a_model_that_is_not_ready_is_counted(serve):
+    client = await serve(**DOUBLE)
+    loop = batcher_of(client)._loop
+    assert loop is not None
+    loop.cancel()
+    await asyncio.wait([loop])
+    assert (await client.post("/predict", json={"input": [1]})).status == 503
+    assert await by(client, "batchserve_requests_total") == {"503": 1}
+    assert await by(client, "batchserve_rejected_total") == {"model_not_ready": 1}
+
+
+async def test_what_clients_do_wrong_is_not_rejected(serve):
+    client = await serve(**DOUBLE, batching={"max_batch_size": 1, "max_queue_size": 1})
+    for body in ({"input": "text"}, {"wrong": 1}, {"inputs": [[1], [2]]}):
+        await client.post("/predict", json=body)
+    assert await by(client, "batchserve_requests_total") == {"422": 1, "400": 1, "413": 1}
+    assert await by(client, "batchserve_rejected_total") == {}
+
+
+# Gauges.
+
+
+async def test_the_gauges_follow_the_queue(serve):
+    client = await serve(**DOUBLE, batching={"max_batch_size": 2})
+    runner = gate(client)
+    inputs = {"inputs": [[1]] * 5}
+    request = asyncio.create_task(client.post("/predict", json=inputs))
+    await runner.wait_started()
+    gauges = ["batchserve_queue_items", "batchserve_in_flight_items"]
+
+    async def settle_at(*wanted: float) -> None:
+        # They are sampled, a moment later.
+        while [await value(client, gauge) for gauge in gauges] != list(wanted):
+            pass
+
+    await settle_at(3, 2)
+    for _ in range(3):
+        runner.release()
+    assert (await request).status == 200
+    await settle_at(0, 0)
+
+
+# Labels are bounded.
+
+
+async def test_what_is_not_there_adds_no_labels(serve):
+    client = await serve(**DOUBLE)
+    assert (await client.post("/predict", json={"input": [1]})).status == 200
+
+    async def labels() -> set[tuple[tuple[str, str], ...]]:
+        return {
+            tuple(sorted(sample.labels.items()))
+            for family in await scrape(client)
+            for sample in family.samples
+        }
+
+    before = await labels()
+    for i in range(5):
+        for path in (f"/path/{i}", f"/models/{i}/predict", f"/models/tiny/versions/{i}{i}/predict"):
+            assert (await client.post(path, json={"input": [1]})).status == 404
+        assert (await client.request("PURGE", "/predict")).status == 405
+        headers = {"X-Request-Id": f"id-{i}"}
+        assert (await client.post("/predict", json={"input": [1]}, headers=headers)).status == 200
+    assert await labels() == before
+
+
+async def test_health_and_operations_are_not_counted_as_requests(serve):
+    client = await serve(**DOUBLE)
+    for path in ("/livez", "/readyz", "/models", "/metrics", "/openapi.json", "/docs", "/"):
+        await client.get(path)
+    assert await by(client, "batchserve_requests_total") == {}
