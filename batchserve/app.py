@@ -37,7 +37,7 @@ ROUTES = [
     web.get("/openapi.json", openapi),
     web.get("/docs", page.docs),
     web.get("/", page.index),
-    web.static("/docs/static", page.SWAGGER_UI),
+    web.get("/docs/static/{name}", page.asset),
 ]
 
 # Gunicorn's code for a worker that cannot start: the master stops instead of trying for ever.

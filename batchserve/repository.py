@@ -10,7 +10,7 @@ from batchserve.batch import Batch
 from batchserve.batching.batcher import Batcher
 from batchserve.batching.policy import POLICIES
 from batchserve.config import ModelConfig
-from batchserve.errors import LoadError, NotFound, NotReady
+from batchserve.errors import Draining, LoadError, NotFound, NotReady
 from batchserve.loading import DTYPES, load_module, pick_device, place_module
 from batchserve.runners.forward import Forward
 from batchserve.runners.warmup import choose_runner, warm_up
@@ -52,11 +52,28 @@ class ModelVersion:
         return self.state is State.READY and self.batcher.running
 
     @property
+    def loaded(self) -> bool:
+        """Whether it has its task, batcher and runner."""
+        return self.state in (State.READY, State.DRAINING)
+
+    @property
     def condition(self) -> str:
         """The state in words, for an operator."""
         if self.state is State.READY and not self.batcher.running:
             return "broken: its batching loop has ended"
         return str(self.state)
+
+    def check_ready(self) -> None:
+        """Raise if a request cannot be answered now.
+
+        Raises:
+            Draining: the server is shutting down.
+            NotReady: it is loading, or broken.
+        """
+        if self.state is State.DRAINING:
+            raise Draining("the server is shutting down; another one will answer")
+        if not self.ready:
+            raise NotReady(f"model {self.name!r} version {self.version!r} is {self.condition}")
 
     @property
     def summary(self) -> str:
@@ -91,7 +108,7 @@ class ModelVersion:
             self.batcher.drain()
 
     async def close(self) -> None:
-        if self.state in (State.READY, State.DRAINING):
+        if self.loaded:
             self.state = State.DRAINING
             await self.batcher.close()
 
@@ -195,7 +212,6 @@ class ModelRepository:
 
         Raises:
             NotFound: there is no such model or version; the message lists what there is.
-            NotReady: it is there, but loading, draining or broken.
         """
         named = [found for found in self.versions if name in (None, found.name)]
         if not named:
@@ -205,10 +221,7 @@ class ModelRepository:
         if not matching:
             versions = ", ".join(found.version for found in named)
             raise NotFound(f"model {name!r} has no version {version!r}; it has {versions}")
-        found = matching[0]
-        if not found.ready:
-            raise NotReady(f"model {found.name!r} version {found.version!r} is {found.condition}")
-        return found
+        return matching[0]
 
     def drain(self) -> None:
         for version in self.versions:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from batchserve.config import Config
-from batchserve.errors import LoadError, NotFound, NotReady
+from batchserve.errors import Draining, LoadError, NotFound, NotReady
 from batchserve.repository import ModelRepository, State
 
 
@@ -27,7 +27,7 @@ async def test_a_version_goes_from_loading_over_warming_to_ready(configure, capl
     (version,) = repository.versions
     assert (version.state, repository.ready) == (State.LOADING, False)
     with pytest.raises(NotReady, match="loading"):
-        repository.find()
+        repository.find().check_ready()
     with caplog.at_level("INFO"):
         await repository.load()
     assert (version.state, repository.ready) == (State.READY, True)
@@ -37,6 +37,8 @@ async def test_a_version_goes_from_loading_over_warming_to_ready(configure, capl
     assert len(await ask(repository, torch.ones(10))) == 10
     await repository.close()
     assert (version.state, repository.ready) == (State.DRAINING, False)
+    with pytest.raises(Draining):
+        repository.find().check_ready()
 
 
 async def test_batches_are_reported_with_their_version(configure):
@@ -111,7 +113,7 @@ async def test_a_version_whose_loop_has_ended_is_not_ready(configure):
     await asyncio.wait([loop])
     assert not repository.ready
     with pytest.raises(NotReady, match="its batching loop has ended"):
-        repository.find()
+        repository.find().check_ready()
     await repository.close()
 
 

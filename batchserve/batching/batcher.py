@@ -114,8 +114,7 @@ class Batcher:
         """
         if self._draining:
             raise Draining("the server is shutting down; another one will answer")
-        if self.queued + len(self._arrivals) >= self._max_queue_size:
-            raise self._queue_full(1)
+        self._check_room_for(1, others=len(self._arrivals))
         arrival = Arrival(self)
         self._arrivals.add(arrival)
         return arrival
@@ -235,8 +234,7 @@ class Batcher:
     async def _let_in(self) -> None:
         for _ in range(TURNS_TO_LET_IN):
             await asyncio.sleep(0)
-        while not self._queue.empty():
-            self._sort_in(self._queue.get_nowait())
+        self._sort_all_in()
 
     async def _wait_for_news(self, until_s: float | None) -> None:
         delay_s = None if until_s is None else max(0.0, until_s - self.clock())
@@ -255,6 +253,10 @@ class Batcher:
     def _sort_in(self, item: Item) -> None:
         self._buckets.setdefault(item.bucket_key, Bucket()).append(item)
 
+    def _sort_all_in(self) -> None:
+        while not self._queue.empty():
+            self._sort_in(self._queue.get_nowait())
+
     def _take(self, bucket: Bucket, now_s: float) -> list[Item]:
         items: list[Item] = []
         for item in bucket.pop_live(self._policy.max_batch_size):
@@ -262,17 +264,30 @@ class Batcher:
                 self._fail([item], DeadlineExceeded("the deadline passed in the queue"))
             else:
                 items.append(item)
-        self._buckets = {key: bucket for key, bucket in self._buckets.items() if len(bucket)}
+        self._drop_empty_buckets()
         return items
 
-    def _check_room_for(self, count: int) -> None:
+    def _check_room_for(self, count: int, others: int = 0) -> None:
         if count > self._max_queue_size:
             raise TooLarge(
                 f"{count} inputs in one request; at most max_queue_size={self._max_queue_size} "
                 f"can ever wait, so send them in several requests"
             )
-        if self.queued + count > self._max_queue_size:
+        if self.queued + others + count > self._max_queue_size:
+            self._forget_cancelled()
+        if self.queued + others + count > self._max_queue_size:
             raise self._queue_full(count)
+
+    def _forget_cancelled(self) -> None:
+        self._sort_all_in()
+        for bucket in self._buckets.values():
+            bucket.drop_done()
+        self._drop_empty_buckets()
+        # What was sorted in is no news to the loop, should it be waiting for some.
+        self._nudge()
+
+    def _drop_empty_buckets(self) -> None:
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if len(bucket)}
 
     def _queue_full(self, count: int) -> QueueFull:
         ahead = self.queued + self.in_flight
@@ -283,8 +298,7 @@ class Batcher:
         )
 
     def _fail_everything(self, error: RequestError) -> None:
-        while not self._queue.empty():
-            self._sort_in(self._queue.get_nowait())
+        self._sort_all_in()
         waiting = (bucket.pop_live(len(bucket)) for bucket in self._buckets.values())
         in_flight = self._batch.items if self._batch else []
         self._fail([*in_flight, *itertools.chain.from_iterable(waiting)], error)

@@ -32,6 +32,10 @@ class Bucket:
                 taken += 1
                 yield item
 
+    def drop_done(self) -> None:
+        """Forget the items that nobody waits for any more."""
+        self._items = deque(item for item in self._items if not item.future.done())
+
     def __len__(self) -> int:
         return len(self._items)
 

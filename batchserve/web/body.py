@@ -6,11 +6,13 @@ from fnmatch import fnmatch
 from typing import Any
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http import HttpProcessingError
 from pydantic import ValidationError
 
 from batchserve.decoding import DecodePool
 from batchserve.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
 from batchserve.tasks.base import Task
+from batchserve.web.keys import CONFIG
 from batchserve.web.schema import schema_of
 
 JSON = "application/json"
@@ -43,14 +45,12 @@ async def read_body(request: web.Request, task: Task, pool: DecodePool) -> Body:
         TooLarge: over `max_body_mb`.
         UnsupportedMedia: a content type that neither we nor the task read.
     """
-    limit = request.client_max_size
-    if request.content_length is not None and request.content_length > limit:
-        raise too_large(limit)
+    check_size(request, request.content_length or 0)
     kind = request.content_type
     if kind == JSON:
         return await _read_json(request, task, pool)
     if task.media_types and kind == MULTIPART:
-        return await _read_multipart(request, limit)
+        return await _read_multipart(request)
     if any(fnmatch(kind, accepted) for accepted in task.media_types):
         data = await request.read()
         if not data:
@@ -62,8 +62,15 @@ async def read_body(request: web.Request, task: Task, pool: DecodePool) -> Body:
     )
 
 
-def too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is over the limit of max_body_mb={limit / 2**20:g}")
+def check_size(request: web.Request, size: int) -> None:
+    """Raise TooLarge if a body of `size` bytes is over the limit."""
+    if size > request.client_max_size:
+        raise body_too_large(request)
+
+
+def body_too_large(request: web.Request) -> TooLarge:
+    limit_mb = request.app[CONFIG].server.max_body_mb
+    return TooLarge(f"the body is over the limit of max_body_mb={limit_mb:g}")
 
 
 async def _read_json(request: web.Request, task: Task, pool: DecodePool) -> Body:
@@ -100,9 +107,8 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: {message}" if where else message
 
 
-async def _read_multipart(request: web.Request, limit: int) -> Body:
+async def _read_multipart(request: web.Request) -> Body:
     payloads: list[bytes] = []
-    size = 0
     try:
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader) or part.name != PART:
@@ -111,13 +117,11 @@ async def _read_multipart(request: web.Request, limit: int) -> Body:
                 )
             # decode: undoes a Content-Transfer-Encoding, base64 among them.
             payloads.append(bytes(await part.read(decode=True)))
-            size += len(payloads[-1])
-            if size > limit:
-                raise too_large(limit)
+            check_size(request, request.content.total_bytes)
     except binascii.Error as error:
         raise InvalidInput(f"a part of the form is not base64, as it says: {error}") from error
-    except (ValueError, AssertionError, RuntimeError) as error:
+    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as error:
         raise BadRequest(f"the body is not multipart/form-data: {error}") from error
     if not payloads:
         raise BadRequest(f"the form has no part named {PART!r}")
-    return Body(payloads, is_list=len(payloads) > 1, size=size)
+    return Body(payloads, is_list=len(payloads) > 1, size=request.content.total_bytes)

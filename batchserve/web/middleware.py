@@ -19,7 +19,7 @@ from batchserve.errors import (
     RequestError,
     Unavailable,
 )
-from batchserve.web.body import too_large
+from batchserve.web.body import body_too_large
 from batchserve.web.keys import METRICS, MODEL, REQUEST_ID, SECONDS
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
     except web.RequestPayloadError as error:
-        response = _answer_error(request, BadRequest(f"the body broke off: {error}"))
+        response = _answer_error(request, BadRequest(f"the body cannot be read: {error}"))
+        # Nor can what follows it on this connection.
+        response.force_close()
     except Exception:
         logger.exception("request %s: %s %s failed", request_id, request.method, request.path)
         response = _answer_error(
@@ -85,7 +87,7 @@ def _as_ours(request: web.Request, error: web.HTTPException) -> RequestError:
             allowed = error.headers.get("Allow", "")
             return MethodNotAllowed(f"{request.path} takes {allowed}, not {request.method}")
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            return too_large(request.client_max_size)
+            return body_too_large(request)
         case status if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return BadRequest(error.reason)
     return InternalError(error.reason)

@@ -24,6 +24,8 @@ from batchserve.web.keys import REPOSITORY
 from batchserve.web.predict import TIMEOUT
 from batchserve.web.schema import ErrorBody, schema_of
 
+Schemas = dict[type[BaseModel], dict[str, Any]]
+
 REFERENCE = "#/components/schemas/{model}"
 ERRORS: dict[type[RequestError], str] = {
     BadRequest: "Not JSON, not multipart, or a field missing or of the wrong type.",
@@ -44,32 +46,34 @@ async def openapi(request: web.Request) -> web.Response:
 
 def document(repository: ModelRepository) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document for what is served now."""
-    versions = [version for version in repository.versions if version.ready]
+    versions = [version for version in repository.versions if version.loaded]
     models: dict[type[BaseModel], None] = {ErrorBody: None}
-    paths: dict[str, Any] = {}
     for version in versions:
         schema = schema_of(type(version.task))
         models |= {schema.request: None, schema.response: None}
-        unversioned = f"/models/{version.name}/predict"
-        paths.setdefault("/predict", _predict(version, "The first model."))
-        paths.setdefault(unversioned, _predict(version, f"Model {version.name}."))
-        paths[f"/models/{version.name}/versions/{version.version}/predict"] = _predict(
-            version, f"Model {version.name}, version {version.version}."
-        )
-    _, definitions = models_json_schema(
+    # pydantic tells apart what has the same name in two modules.
+    references, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=REFERENCE
     )
+    schemas = {model: references[model, "validation"] for model in models}
+
+    paths: dict[str, Any] = {}
+    for version in versions:
+        predict = _predict(version, schemas)
+        paths.setdefault("/predict", predict)
+        paths.setdefault(f"/models/{version.name}/predict", predict)
+        paths[f"/models/{version.name}/versions/{version.version}/predict"] = predict
     return {
         "openapi": "3.1.0",
         "info": {"title": "batchserve", "version": __version__},
-        "paths": paths | _OPERATIONS,
+        "paths": paths | _operations(schemas[ErrorBody]),
         "components": {"schemas": definitions["$defs"]},
     }
 
 
-def _predict(version: ModelVersion, summary: str) -> dict[str, Any]:
+def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
     schema = schema_of(type(version.task))
-    content: dict[str, Any] = {JSON: {"schema": _reference(schema.request)}}
+    content: dict[str, Any] = {JSON: {"schema": schemas[schema.request]}}
     if version.task.media_types:
         part = {"type": "string", "format": "binary"}
         form = {"type": "object", "required": [PART], "properties": {PART: part}}
@@ -88,7 +92,7 @@ def _predict(version: ModelVersion, summary: str) -> dict[str, Any]:
     errors = {
         str(error.status): {
             "description": text,
-            "content": {JSON: {"schema": _reference(ErrorBody)}},
+            "content": {JSON: {"schema": schemas[ErrorBody]}},
         }
         for error, text in ERRORS.items()
     }
@@ -99,11 +103,11 @@ def _predict(version: ModelVersion, summary: str) -> dict[str, Any]:
             "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
             "Server-Timing": {"schema": {"type": "string"}},
         },
-        "content": {JSON: {"schema": _reference(schema.response)}},
+        "content": {JSON: {"schema": schemas[schema.response]}},
     }
     return {
         "post": {
-            "summary": summary,
+            "summary": f"Ask {version.name}, version {version.version}.",
             "tags": ["predict"],
             "parameters": [*parameters, timeout],
             "requestBody": {"required": True, "content": content},
@@ -112,25 +116,19 @@ def _predict(version: ModelVersion, summary: str) -> dict[str, Any]:
     }
 
 
-def _reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": REFERENCE.format(model=model.__name__)}
+def _operations(error: dict[str, Any]) -> dict[str, Any]:
+    def get(summary: str, kind: str = JSON, *, may_be_unready: bool = False) -> dict[str, Any]:
+        responses: dict[str, Any] = {"200": {"description": summary, "content": {kind: {}}}}
+        if may_be_unready:
+            content = {JSON: {"schema": error}}
+            responses["503"] = {"description": "Not ready.", "content": content}
+        return {"get": {"summary": summary, "tags": ["operate"], "responses": responses}}
 
-
-def _get(summary: str, media_type: str = JSON, *, may_be_unready: bool = False) -> dict[str, Any]:
-    responses: dict[str, Any] = {"200": {"description": summary, "content": {media_type: {}}}}
-    if may_be_unready:
-        responses["503"] = {
-            "description": "Not ready.",
-            "content": {JSON: {"schema": _reference(ErrorBody)}},
-        }
-    return {"get": {"summary": summary, "tags": ["operate"], "responses": responses}}
-
-
-_OPERATIONS = {
-    "/models": _get("Every model's versions, states and settings."),
-    "/livez": _get("Whether the process lives."),
-    "/readyz": _get("Whether every model would answer now.", may_be_unready=True),
-    "/healthz": _get("The same as /readyz.", may_be_unready=True),
-    "/ping": _get("The same as /readyz.", may_be_unready=True),
-    "/metrics": _get("Prometheus metrics of all workers.", "text/plain"),
-}
+    return {
+        "/models": get("Every model's versions, states and settings."),
+        "/livez": get("Whether the process lives."),
+        "/readyz": get("Whether every model would answer now.", may_be_unready=True),
+        "/healthz": get("The same as /readyz.", may_be_unready=True),
+        "/ping": get("The same as /readyz.", may_be_unready=True),
+        "/metrics": get("Prometheus metrics of all workers.", "text/plain"),
+    }

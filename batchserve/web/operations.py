@@ -32,7 +32,7 @@ def describe(version: ModelVersion) -> dict[str, Any]:
         "precision": config.precision,
         "batching": config.batching.model_dump(),
     }
-    if version.ready:
+    if version.loaded:
         described["device"] = version.device
         described["runner"] = version.batcher.runner.name
         described["forward_ms"] = {

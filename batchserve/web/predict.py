@@ -24,6 +24,7 @@ async def predict(request: web.Request) -> web.Response:
     app, path = request.app, request.match_info
     model = app[REPOSITORY].find(path.get("name"), path.get("version"))
     request[MODEL] = model
+    model.check_ready()
     parameters = _parameters(model.task, request.query)
     timeout_s = _timeout_s(request.headers, app[CONFIG].server.default_timeout_ms)
     deadline_s = model.batcher.clock() + timeout_s

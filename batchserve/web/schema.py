@@ -48,11 +48,16 @@ class PredictSchema:
     response: type[PredictResponse]
 
 
+def _drop_default(schema: dict[str, Any]) -> None:
+    # That a field may be missing does not mean that it may be null.
+    del schema["default"]
+
+
 @cache
 def schema_of(task: type[Task]) -> PredictSchema:
     """Return the models for a task's `Input` and `Output`."""
-    absent: Any = Field(None)
-    absent_list: Any = Field(None, min_length=1)
+    absent: Any = Field(None, json_schema_extra=_drop_default)
+    absent_list: Any = Field(None, min_length=1, json_schema_extra=_drop_default)
     return PredictSchema(
         request=create_model(
             f"{task.__name__}Request",

@@ -321,6 +321,26 @@ def test_of_a_request_that_does_not_fit_nothing_is_queued():
     run_virtual(main)
 
 
+def test_a_cancelled_item_gives_its_place_to_the_next():
+    async def main() -> None:
+        runner = GatedRunner()
+        async with batching(runner, max_queue_size=N) as batcher:
+            (in_flight,) = submit(batcher, 0.0)
+            await runner.wait_started()
+            waiting = submit(batcher, 1.0, 2.0, 3.0, 4.0)
+            with pytest.raises(QueueFull):
+                submit(batcher, 8.0)
+            for future in waiting[:2]:
+                future.cancel()
+            next_ = submit(batcher, 8.0, 9.0)
+            for _ in range(2):
+                runner.release()
+            rows = await asyncio.gather(in_flight, *waiting[2:], *next_)
+            assert [row.item() for row in rows] == [0.0, 3.0, 4.0, 8.0, 9.0]
+
+    run_virtual(main)
+
+
 def test_refused_requests_leave_nothing_behind():
     async def main() -> None:
         runner = GatedRunner()

@@ -837,12 +837,12 @@ async def test_an_item_of_a_list_that_comes_too_late_is_the_lists_error(serve):
         client.post(
             "/predict",
             json={"inputs": [[1.0], [2.0], [3.0]]},
-            headers={"X-Request-Timeout-Ms": "20"},
+            headers={"X-Request-Timeout-Ms": "300"},
         )
     )
     await runner.wait_started()
     runner.release()
-    await check_error(await request, 504, "deadline_exceeded", "20 ms")
+    await check_error(await request, 504, "deadline_exceeded", "300 ms")
     runner.release()
     runner.release()
     await check_alive(client, **double(4))
