@@ -70,13 +70,22 @@ async def infer(
     decode_s = perf_counter() - started_s
 
     items = arrival.submit(tensors, deadline_s)
-    rows = await asyncio.gather(*(item.future for item in items))
+    rows = await _rows_of(items)
 
     if small:
         outputs = _encode(model.task, rows, parameters)
     else:
         outputs = await pool.run(_encode, model.task, rows, parameters)
     return _answer(outputs, items, decode_s)
+
+
+async def _rows_of(items: Sequence[Item]) -> list[Any]:
+    try:
+        return await asyncio.gather(*(item.future for item in items))
+    finally:
+        # If one has failed, nobody waits for the others any more.
+        for item in items:
+            item.future.cancel()
 
 
 def _decode(task: Task, payloads: Sequence[Any], index: int) -> Any:

@@ -12,11 +12,15 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    disable_created_metrics,
     generate_latest,
     multiprocess,
 )
 
 from batchserve.batch import Batch
+
+# Without the times at which series began, which would double their number.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (

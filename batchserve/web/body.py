@@ -18,6 +18,8 @@ from batchserve.web.schema import schema_of
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 PART = "file"
+# What aiohttp undoes as it reads.
+ENCODINGS = ("identity", "gzip", "deflate")
 # A larger body takes longer to parse than a hand-over to a thread.
 INLINE_JSON_BYTES = 64 * 1024
 
@@ -43,9 +45,14 @@ async def read_body(request: web.Request, task: Task, pool: DecodePool) -> Body:
     Raises:
         BadRequest: not JSON, not multipart, or a field missing or of the wrong type.
         TooLarge: over `max_body_mb`.
-        UnsupportedMedia: a content type that neither we nor the task read.
+        UnsupportedMedia: a content type or encoding that neither we nor the task read.
     """
     check_size(request, request.content_length or 0)
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ENCODINGS:
+        raise UnsupportedMedia(
+            f"Content-Encoding {encoding} is not read here; send one of {', '.join(ENCODINGS)}"
+        )
     kind = request.content_type
     if kind == JSON:
         return await _read_json(request, task, pool)

@@ -75,8 +75,8 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
     schema = schema_of(type(version.task))
     content: dict[str, Any] = {JSON: {"schema": schemas[schema.request]}}
     if version.task.media_types:
-        part = {"type": "string", "format": "binary"}
-        form = {"type": "object", "required": [PART], "properties": {PART: part}}
+        parts = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+        form = {"type": "object", "required": [PART], "properties": {PART: parts}}
         content[MULTIPART] = {"schema": form}
         content |= dict.fromkeys(version.task.media_types, BINARY)
     query = version.task.Parameters.model_json_schema().get("properties", {})

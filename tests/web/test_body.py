@@ -424,3 +424,11 @@ async def test_a_large_body_gets_the_same_error(serve, handed_over, body, status
     assert parse_json in functions
     assert small.status == large.status == status
     assert await large.json() == await small.json()
+
+
+async def test_an_encoding_that_is_not_undone_is_refused(serve):
+    client = await serve(source="tests.models:Double")
+    headers = {"Content-Type": "application/json", "Content-Encoding": "compress"}
+    response = await client.post("/predict", data=b"anything", headers=headers)
+    assert response.status == 415
+    assert "Content-Encoding compress" in (await response.json())["error"]
