@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient
 
 from batchserve.app import build_app
 from batchserve.testing import GatedRunner
 from batchserve.web.access_log import AccessLog
 from batchserve.web.keys import REPOSITORY
+from tests.web.clients import Client, until
 
-Client = TestClient[Any, Any]
 Logged = Callable[..., Awaitable[Client]]
 
 LOGGER = "test.access"
@@ -48,12 +47,6 @@ def logged(aiohttp_server, aiohttp_client, configure, lines) -> Logged:
         return client
 
     return start
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Let everybody else have a turn, as often as it takes."""
-    while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
-        await asyncio.sleep(0)
 
 
 async def only_line(lines: Callable[[], list[str]]) -> str:

@@ -13,7 +13,6 @@ from aiohttp import FormData
 from PIL import Image
 
 from batchserve.config import Config
-from batchserve.runners import warmup
 from batchserve.web.body import INLINE_JSON_BYTES, parse_json
 from batchserve.web.keys import POOL
 from tests.conftest import photo
@@ -39,12 +38,6 @@ SMALL = b'{"input": [1, 2, 3]}'
 MULTIPART = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 Way = Callable[[bytes], dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a thread without a trial, which can last seconds beside busy cores."""
-    monkeypatch.setattr(warmup, "DOUBTFUL_S", 0)
 
 
 def picture(colour: str = "r", kind: str = "PNG") -> bytes:

@@ -6,20 +6,16 @@ import gzip
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, FormData
-from aiohttp.test_utils import TestClient
 from PIL import Image
 
-from batchserve.batching.batcher import Batcher
-from batchserve.runners import warmup
-from batchserve.testing import FakeRunner, GatedRunner
+from batchserve.testing import FakeRunner
 from batchserve.web.keys import METRICS, REPOSITORY
-
-Client = TestClient[Any, Any]
+from tests.web.clients import Client, batcher_of, gate, until
 
 # One thread: the models are small, and the cores may be busy.
 SERVER = {"torch_threads": 1}
@@ -39,12 +35,6 @@ MULTIPART = {"Content-Type": "multipart/form-data; boundary=B"}
 FILE = 'Content-Disposition: form-data; name="file"; filename="x.png"'
 SMALL_BODIES = {**SERVER, "max_body_mb": 0.125}
 TOO_MUCH = 200_000  # bytes
-
-
-@pytest.fixture(autouse=True)
-def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a thread without a trial, which can last seconds beside busy cores."""
-    monkeypatch.setattr(warmup, "DOUBTFUL_S", 0)
 
 
 def picture(width: int = 8, height: int = 8) -> bytes:
@@ -102,23 +92,6 @@ async def check_error(response: ClientResponse, status: int, code: str, *mention
 async def check_alive(client: Client, **good) -> None:
     response = await client.post("/predict", **good)
     assert response.status == 200, await response.text()
-
-
-def batcher_of(client: Client) -> Batcher:
-    batcher: Batcher = client.app[REPOSITORY].versions[0].batcher
-    return batcher
-
-
-def gate(client: Client) -> GatedRunner:
-    """Let the test say when a forward pass ends."""
-    runner = batcher_of(client).runner = GatedRunner()
-    return runner
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Let everybody else have a turn, as often as it takes."""
-    while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
-        await asyncio.sleep(0)
 
 
 def double(number: float) -> dict[str, Any]:

@@ -1,16 +1,13 @@
 """What probes see of a server that is ready, draining or broken."""
 
 import asyncio
-from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient
 
 from batchserve.config import Config
 from batchserve.repository import State
 from batchserve.web.keys import REPOSITORY
-
-Client = TestClient[Any, Any]
+from tests.web.clients import Client
 
 # One thread: the models are small, and the cores may be busy.
 TWO_MODELS = Config.model_validate(

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from aiohttp import web
-from aiohttp.test_utils import TestClient
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from PIL import Image
@@ -18,11 +17,9 @@ from pydantic import BaseModel, Field
 
 from batchserve.app import ROUTES
 from batchserve.config import Config
-from batchserve.runners import warmup
 from batchserve.tasks.base import Parameters, Task
 from batchserve.web.keys import REPOSITORY
-
-Client = TestClient[Any, Any]
+from tests.web.clients import Client
 
 # One thread: the models are small, and the cores may be busy.
 SERVER = {"torch_threads": 1}
@@ -46,12 +43,6 @@ SEVERAL = Config.model_validate(
 VERSIONS = [("colour", "1"), ("colour", "2"), ("numbers", "1.0")]
 PAGES = re.compile(r"/|/docs(/.*)?|/openapi\.json")
 JSON = "application/json"
-
-
-@pytest.fixture(autouse=True)
-def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a thread without a trial, which can last seconds beside busy cores."""
-    monkeypatch.setattr(warmup, "DOUBTFUL_S", 0)
 
 
 def picture() -> str:

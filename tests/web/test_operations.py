@@ -1,20 +1,14 @@
 """What operators see: the models, and every metric of the contract with its counts."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchserve.batching.batcher import Batcher
 from batchserve.config import Config
-from batchserve.runners import warmup
-from batchserve.testing import GatedRunner
 from batchserve.web.keys import REPOSITORY
-
-Client = TestClient[Any, Any]
+from tests.web.clients import Client, batcher_of, gate, until
 
 # One thread: the models are small, and the cores may be busy.
 SERVER = {"torch_threads": 1}
@@ -38,29 +32,6 @@ LABELS = {
     "batchserve_batches": {"reason"},
     "batchserve_rejected": {"reason"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a thread without a trial, which can last seconds beside busy cores."""
-    monkeypatch.setattr(warmup, "DOUBTFUL_S", 0)
-
-
-def batcher_of(client: Client) -> Batcher:
-    batcher: Batcher = client.app[REPOSITORY].versions[0].batcher
-    return batcher
-
-
-def gate(client: Client) -> GatedRunner:
-    """Let the test say when a forward pass ends."""
-    runner = batcher_of(client).runner = GatedRunner()
-    return runner
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Let everybody else have a turn, as often as it takes."""
-    while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
-        await asyncio.sleep(0)
 
 
 async def scrape(client: Client) -> list[Any]:

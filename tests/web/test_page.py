@@ -5,19 +5,15 @@ import itertools
 import re
 import shlex
 from html.parser import HTMLParser
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import pytest
 from aiohttp import FormData
-from aiohttp.test_utils import TestClient
 
 from batchserve.config import Config
-from batchserve.runners import warmup
 from batchserve.web.keys import REPOSITORY
 from tests.conftest import photo
-
-Client = TestClient[Any, Any]
+from tests.web.clients import Client
 
 # One thread: the models are small, and the cores may be busy.
 SERVER = {"torch_threads": 1}
@@ -44,12 +40,6 @@ OUTSIDE_IN_CODE = re.compile(
     r"""(?:\b(?:src|href)\s*[=:]\s*["'`]?|url\(\s*["'`]?|@import\s+["'])\s*(?:https?:)?//[^"'`)]*"""
 )
 IN_STYLES = re.compile(r"""(?:url\(\s*["']?|@import\s+["'])([^"')]*)""")
-
-
-@pytest.fixture(autouse=True)
-def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a thread without a trial, which can last seconds beside busy cores."""
-    monkeypatch.setattr(warmup, "DOUBTFUL_S", 0)
 
 
 class Page(HTMLParser):

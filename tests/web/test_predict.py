@@ -9,7 +9,6 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from aiohttp.test_utils import TestClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,10 +19,8 @@ from batchserve.runners import warmup
 from batchserve.tasks.image_classification import ImageClassification
 from batchserve.tasks.tensor import TensorTask
 from batchserve.testing import GatedRunner
-from batchserve.web.keys import REPOSITORY
 from batchserve.web.schema import schema_of
-
-Client = TestClient[Any, Any]
+from tests.web.clients import Client, batcher_of, gate, until
 
 # One thread: the models are small, and the cores may be busy.
 SERVER = {"torch_threads": 1}
@@ -51,12 +48,6 @@ ONE_AT_A_TIME = {"max_batch_size": 1, "max_queue_size": 1}
 TIMING = re.compile(r"decode;dur=(\d+\.\d+), queue;dur=(\d+\.\d+), forward;dur=(\d+\.\d+)")
 
 
-@pytest.fixture(autouse=True)
-def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a thread without a trial, which can last seconds beside busy cores."""
-    monkeypatch.setattr(warmup, "DOUBTFUL_S", 0)
-
-
 def picture(colour: tuple[int, int, int] = (255, 128, 0)) -> str:
     file = io.BytesIO()
     Image.new("RGB", (8, 8), colour).save(file, "PNG")
@@ -65,23 +56,6 @@ def picture(colour: tuple[int, int, int] = (255, 128, 0)) -> str:
 
 def number(value: float) -> dict[str, Any]:
     return {"json": {"input": [value]}}
-
-
-def batcher_of(client: Client) -> Batcher:
-    batcher: Batcher = client.app[REPOSITORY].versions[0].batcher
-    return batcher
-
-
-def gate(client: Client) -> GatedRunner:
-    """Let the test say when a forward pass ends."""
-    runner = batcher_of(client).runner = GatedRunner()
-    return runner
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Let everybody else have a turn, as often as it takes."""
-    while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
-        await asyncio.sleep(0)
 
 
 # Which model answers.
