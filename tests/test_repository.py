@@ -1,6 +1,7 @@
 """The repository: what is served, in what state, and what happens when loading fails."""
 
 import asyncio
+import shutil
 
 import pytest
 import torch
@@ -117,12 +118,28 @@ async def test_a_version_whose_loop_has_ended_is_not_ready(configure):
     await repository.close()
 
 
-async def test_compiled_and_in_bf16_the_answers_stay_close(configure):
-    plain = repository_of(configure())
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        ({"precision": "bf16"}, 0.02),
+        pytest.param(
+            {"compile": True},
+            1e-5,
+            marks=[
+                pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs g++"),
+                pytest.mark.timeout(300),
+                # torch's compiler warns of its own parts.
+                pytest.mark.filterwarnings("ignore"),
+            ],
+        ),
+    ],
+    ids=["bf16", "compiled"],
+)
+async def test_the_answers_stay_close(configure, changes, tolerance):
+    plain, other = repository_of(configure()), repository_of(configure(**changes))
     await plain.load()
-    bf16 = repository_of(configure(precision="bf16"))
-    await bf16.load()
-    item = torch.linspace(-1, 1, 10)
-    assert await ask(bf16, item) == pytest.approx(await ask(plain, item), abs=0.02)
+    await other.load()
+    for item in torch.linspace(-1, 1, 30).view(3, 10):
+        assert await ask(other, item) == pytest.approx(await ask(plain, item), abs=tolerance)
     await plain.close()
-    await bf16.close()
+    await other.close()
