@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from batchserve.config import Config, config_path, read_config
+from batchserve.config import Config, config_path, valid_config
 from batchserve.decoding import DecodePool
 from batchserve.errors import StartupError
 from batchserve.loading import use_threads
@@ -53,10 +53,9 @@ async def create_app() -> web.AppRunner:
     """
     _log_to_gunicorn()
     try:
-        path = config_path(os.environ)
-        config = read_config(path, os.environ)
+        config = valid_config(os.environ)
         # Modules that the config names may lie beside it.
-        sys.path.insert(0, str(path.resolve().parent))
+        sys.path.insert(0, str(config_path(os.environ).resolve().parent))
         app = await build_app(config)
     except StartupError as error:
         logger.error("the server cannot start.\n%s", error)  # noqa: TRY400 - no traceback for users

@@ -5,7 +5,7 @@ All times are seconds on one monotonic clock, the batcher's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class Item:
         queued_s: when it was put on the queue; its wait counts from here.
         deadline_s: an answer after this is worth nothing.
         batch: the batch it travelled in, once it has left the queue.
+        bucket_key: only items of one shape and dtype can be stacked.
     """
 
     tensor: torch.Tensor
@@ -41,11 +42,10 @@ class Item:
     queued_s: float
     deadline_s: float
     batch: Batch | None = None
+    bucket_key: tuple[tuple[int, ...], torch.dtype] = field(init=False)
 
-    @property
-    def bucket_key(self) -> tuple[tuple[int, ...], torch.dtype]:
-        """Only items of one shape and dtype can be stacked."""
-        return tuple(self.tensor.shape), self.tensor.dtype
+    def __post_init__(self) -> None:
+        self.bucket_key = tuple(self.tensor.shape), self.tensor.dtype
 
 
 @dataclass(slots=True, eq=False)

@@ -27,6 +27,7 @@ from batchserve.errors import ConfigError
 
 ENV_PREFIX = "BATCHSERVE_"
 ENV_CONFIG = "BATCHSERVE_CONFIG"
+ENV_VALID = "BATCHSERVE_VALID_CONFIG"
 # What Kubernetes sets in each pod for a service that is named batchserve.
 KUBERNETES = re.compile(r"BATCHSERVE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_\w+)?)$").match
 DEFAULT_CONFIG = "config.yaml"
@@ -269,6 +270,20 @@ class Config(Section):
         return self
 
 
+def valid_config(environ: Mapping[str, str]) -> Config:
+    """Return the config that the server runs with.
+
+    That is the one which Gunicorn's master has found valid and put into `BATCHSERVE_VALID_CONFIG`;
+    the file may have been changed since, for the next reload. Without it, the file is read.
+
+    Raises:
+        ConfigError: it is wrong.
+    """
+    if ENV_VALID in environ:
+        return Config.model_validate_json(environ[ENV_VALID])
+    return read_config(config_path(environ), environ)
+
+
 def config_path(environ: Mapping[str, str]) -> Path:
     """Return the file that `BATCHSERVE_CONFIG` names, config.yaml otherwise."""
     return Path(environ.get(ENV_CONFIG, DEFAULT_CONFIG))
@@ -307,7 +322,9 @@ def read_config(path: Path, environ: Mapping[str, str]) -> Config:
 # pydantic-settings does as much for mappings, but cannot address the elements of a list.
 def _lay_over(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
     for variable in sorted(environ):
-        if not variable.startswith(ENV_PREFIX) or variable == ENV_CONFIG or KUBERNETES(variable):
+        if not variable.startswith(ENV_PREFIX) or variable in (ENV_CONFIG, ENV_VALID):
+            continue
+        if KUBERNETES(variable):
             continue
         *parents, last = variable.removeprefix(ENV_PREFIX).lower().split("__")
         value = _value(variable, environ[variable])

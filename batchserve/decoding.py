@@ -1,4 +1,4 @@
-"""A bounded pool of threads for decoding, so that neither the loop nor the cores are swamped."""
+"""Threads for decoding and encoding, so that neither the loop nor the cores are swamped."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,18 +12,27 @@ R = TypeVar("R")
 class DecodePool:
     """Runs what would block the event loop for longer than a hand-over costs (about 100 µs).
 
-    Its queue needs no bound of its own: every request in it holds a place in a batcher's.
+    Decoding is bounded by the batchers: whatever is in its queue holds a place in one of theirs.
+    Encoding has a thread of its own, because answers must not wait behind new work.
 
     Args:
         threads: how many inputs are decoded at the same time.
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
-    async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def decode(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the function's result, computed by one of the decoding threads."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        return await loop.run_in_executor(self._decoders, lambda: function(*args, **kwargs))
+
+    async def encode(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the function's result, computed by the encoding thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._encoder, lambda: function(*args, **kwargs))
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._encoder.shutdown(wait=False, cancel_futures=True)

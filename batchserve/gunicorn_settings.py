@@ -17,7 +17,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from batchserve.config import Config, config_path, read_config
+from batchserve.config import ENV_VALID, Config, config_path, read_config, valid_config
 from batchserve.errors import ConfigError, StartupError
 from batchserve.memory import use_huge_pages
 
@@ -37,9 +37,9 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return Gunicorn's settings for the config that the environment names.
 
     Raises:
-        ConfigError: it is wrong.
+        ConfigError: it is wrong, and there is no earlier one.
     """
-    config = read_config(config_path(environ), environ)
+    config = _read_or_keep(environ)
     server = config.server
     use_huge_pages()
     _share_metrics()
@@ -73,14 +73,21 @@ class Server(BaseApplication):  # type: ignore[misc]
 
         return create_app
 
-    def reload(self) -> None:
-        """Keep serving with the old config if the new one is wrong."""
-        try:
-            gunicorn_settings(os.environ)
-        except ConfigError as error:
-            logger.error("the configuration is not reloaded.\n%s", error)  # noqa: TRY400
-        else:
-            super().reload()
+
+def _read_or_keep(environ: Mapping[str, str]) -> Config:
+    """Read the config; on a reload, keep the earlier one if the new one is wrong.
+
+    What is valid goes into the environment, for the workers: the file may change under them.
+    """
+    try:
+        config = read_config(config_path(environ), environ)
+    except ConfigError as error:
+        if ENV_VALID not in environ:
+            raise
+        logger.error("the configuration stays as it was.\n%s", error)  # noqa: TRY400
+        return valid_config(environ)
+    os.environ[ENV_VALID] = config.model_dump_json(exclude_unset=True)
+    return config
 
 
 def _on_starting(config: Config, *, preload: bool) -> None:

@@ -15,6 +15,9 @@ from batchserve.errors import ModelFailed, RequestError
 from batchserve.repository import ModelVersion
 from batchserve.tasks.base import Task
 
+# A larger output is turned into lists and text on a thread: 20 KB are 5,000 numbers in fp32.
+INLINE_OUTPUT_BYTES = 20_000
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -25,7 +28,8 @@ class Answer:
     Attributes:
         outputs: one for each input, in the order of the inputs.
         batch_size: items that shared the forward pass.
-        decode_s: for all inputs together.
+        decode_s: for all inputs together, the wait for a thread included.
+        is_small: the outputs are few numbers, and cost the event loop little.
     """
 
     outputs: list[Any]
@@ -33,6 +37,7 @@ class Answer:
     decode_s: float
     queue_s: float
     forward_s: float
+    is_small: bool
 
 
 async def infer(
@@ -57,26 +62,38 @@ async def infer(
 
     Raises:
         InvalidInput, TooLarge: of the first payload that is wrong; nothing was computed.
-        QueueFull: there is no room for all of them.
+        QueueFull: there is no room for all of them; nothing was decoded.
         ModelFailed, DeadlineExceeded: of the first item that failed.
     """
-    small = body_bytes < model.task.inline_bytes
+    arrival.reserve(len(payloads))
     started_s = perf_counter()
-    if small:
+    if body_bytes < model.task.inline_bytes:
         tensors = [_decode(model.task, payloads, i) for i in range(len(payloads))]
     else:
-        decoding = [pool.run(_decode, model.task, payloads, i) for i in range(len(payloads))]
-        tensors = await asyncio.gather(*decoding)
+        tensors = await _decode_in_pool(model.task, payloads, pool)
     decode_s = perf_counter() - started_s
 
     items = arrival.submit(tensors, deadline_s)
     rows = await _rows_of(items)
 
-    if small:
+    is_small = all(_is_small(row, len(rows)) for row in rows)
+    if is_small:
         outputs = _encode(model.task, rows, parameters)
     else:
-        outputs = await pool.run(_encode, model.task, rows, parameters)
-    return _answer(outputs, items, decode_s)
+        outputs = await pool.encode(_encode, model.task, rows, parameters)
+    return _answer(outputs, items, decode_s, is_small=is_small)
+
+
+async def _decode_in_pool(task: Task, payloads: Sequence[Any], pool: DecodePool) -> list[Any]:
+    decoding = [
+        asyncio.ensure_future(pool.decode(_decode, task, payloads, i)) for i in range(len(payloads))
+    ]
+    try:
+        return await asyncio.gather(*decoding)
+    finally:
+        # If one is wrong, the others are for nothing.
+        for future in decoding:
+            future.cancel()
 
 
 async def _rows_of(items: Sequence[Item]) -> list[Any]:
@@ -97,6 +114,10 @@ def _decode(task: Task, payloads: Sequence[Any], index: int) -> Any:
         raise type(error)(f"inputs[{index}]: {error}") from error
 
 
+def _is_small(row: Any, rows: int) -> bool:
+    return rows * getattr(row, "nbytes", INLINE_OUTPUT_BYTES) < INLINE_OUTPUT_BYTES
+
+
 def _encode(task: Task, rows: Sequence[Any], parameters: BaseModel) -> list[Any]:
     try:
         return [task.encode(row, parameters) for row in rows]
@@ -106,7 +127,9 @@ def _encode(task: Task, rows: Sequence[Any], parameters: BaseModel) -> list[Any]
         ) from error
 
 
-def _answer(outputs: list[Any], items: Sequence[Item], decode_s: float) -> Answer:
+def _answer(
+    outputs: list[Any], items: Sequence[Item], decode_s: float, *, is_small: bool
+) -> Answer:
     batches = [batch for item in items if (batch := item.batch)]
     waits = [batch.formed_s - item.queued_s for item in items if (batch := item.batch)]
     return Answer(
@@ -115,4 +138,5 @@ def _answer(outputs: list[Any], items: Sequence[Item], decode_s: float) -> Answe
         decode_s=decode_s,
         queue_s=max(waits),
         forward_s=max(batch.forward_s for batch in batches),
+        is_small=is_small,
     )

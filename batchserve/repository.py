@@ -157,7 +157,9 @@ class ModelVersion:
         batching = self.config.batching
         size = batching.max_batch_size
         full_batch_s = self.forward_s.get(size, 0.0)
-        runner = await choose_runner(forward, self.task.example(), full_batch_s, size)
+        # A pass that may cost more than the example's is safe on a thread only.
+        example = self.task.example() if self.task.fixed_shape else None
+        runner = await choose_runner(forward, example, full_batch_s, size)
         batcher = Batcher(
             f"{self.name}:{self.version}",
             POLICIES[batching.policy](size, batching.max_wait_ms / 1000),

@@ -10,15 +10,27 @@ from batchserve.decoding import DecodePool
 
 async def test_it_leaves_the_loops_thread():
     pool = DecodePool(1)
-    assert await pool.run(threading.current_thread) is not threading.current_thread()
+    assert (await pool.decode(threading.current_thread)).name == "decode_0"
+    assert (await pool.encode(threading.current_thread)).name == "encode_0"
+    pool.close()
+
+
+async def test_answers_do_not_wait_behind_new_work():
+    pool = DecodePool(1)
+    gate = threading.Event()
+    decoding = asyncio.create_task(pool.decode(gate.wait, timeout=60))
+    assert await pool.encode(int, "7") == 7
+    assert not decoding.done()
+    gate.set()
+    await decoding
     pool.close()
 
 
 async def test_arguments_and_exceptions_come_through():
     pool = DecodePool(1)
-    assert await pool.run(int, "ff", base=16) == 255
+    assert await pool.decode(int, "ff", base=16) == 255
     with pytest.raises(ZeroDivisionError):
-        await pool.run(divmod, 1, 0)
+        await pool.decode(divmod, 1, 0)
     pool.close()
 
 
@@ -39,6 +51,6 @@ async def test_it_is_bounded(threads):
             running -= 1
         gate.wait()
 
-    await asyncio.gather(*(pool.run(work) for _ in range(3 * threads)))
+    await asyncio.gather(*(pool.decode(work) for _ in range(3 * threads)))
     assert most == threads
     pool.close()

@@ -1,13 +1,14 @@
 """One request's way through a model, without HTTP."""
 
 import asyncio
+import threading
 
 import pytest
 import torch
 
 from batchserve.config import Config
 from batchserve.decoding import DecodePool
-from batchserve.errors import InvalidInput, ModelFailed
+from batchserve.errors import InvalidInput, ModelFailed, TooLarge
 from batchserve.inference import Answer, infer
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.testing import GatedRunner
@@ -52,6 +53,34 @@ async def test_of_a_list_with_a_bad_input_nothing_is_computed(configure):
     with pytest.raises(InvalidInput, match=r"inputs\[1\]: "):
         await ask(model, [1.0], ["no number"])
     assert (model.batcher.queued, runner.batches) == (0, [])
+    await model.close()
+
+
+async def test_more_inputs_than_can_wait_are_refused_before_they_are_decoded(
+    configure, monkeypatch
+):
+    batching = {"max_batch_size": 2, "max_queue_size": 3}
+    model = await loaded(configure(source="tests.models:Double", batching=batching))
+    monkeypatch.setattr(model.task, "decode", lambda payload: pytest.fail("decoded"))
+    with pytest.raises(TooLarge, match="max_queue_size=3"):
+        await ask(model, *[[1.0]] * 4)
+    await model.close()
+
+
+@pytest.mark.parametrize(("numbers", "is_small"), [(10, True), (10_000, False)])
+async def test_a_large_output_is_encoded_on_a_thread(configure, monkeypatch, numbers, is_small):
+    model = await loaded(configure(source="tests.models:Double"))
+    threads = []
+
+    def encode(row, parameters):
+        threads.append(threading.current_thread().name)
+        return row.tolist()
+
+    monkeypatch.setattr(model.task, "encode", encode)
+    answer = await ask(model, [0.5] * numbers)
+    assert answer.outputs == [[1.0] * numbers]
+    assert answer.is_small is is_small
+    assert threads == [threading.main_thread().name if is_small else "encode_0"]
     await model.close()
 
 

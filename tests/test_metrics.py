@@ -1,5 +1,8 @@
 """The metrics of one process; several are added up in the end-to-end tests."""
 
+from typing import Any
+
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from batchserve.batch import Batch, CloseReason, Item
@@ -19,7 +22,8 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 def test_a_batch_is_counted():
     metrics = Metrics()
-    items = [Item(None, None, queued_s=queued, deadline_s=9.0) for queued in (1.0, 1.5)]  # type: ignore[arg-type]
+    no_future: Any = None
+    items = [Item(torch.zeros(1), no_future, queued_s, deadline_s=9.0) for queued_s in (1.0, 1.5)]
     metrics.on_batch("m", "1", Batch(items, CloseReason.IDLE, formed_s=2.0, forward_s=0.25))
     found = samples(metrics)
     assert found["batchserve_items_total"] == 2

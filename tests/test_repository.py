@@ -118,6 +118,17 @@ async def test_a_version_whose_loop_has_ended_is_not_ready(configure):
     await repository.close()
 
 
+@pytest.mark.parametrize(("shape", "runner"), [([10], "inline"), ([-1], "thread")])
+async def test_where_shapes_vary_the_example_tells_too_little(
+    configure, monkeypatch, shape, runner
+):
+    monkeypatch.setattr("batchserve.runners.warmup.LOOP_BUDGET_S", 60)
+    repository = repository_of(configure(source="tests.models:Double", input_shape=shape))
+    await repository.load()
+    assert repository.find().batcher.runner.name == runner
+    await repository.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "tolerance"),
     [

@@ -41,22 +41,33 @@ TURNS_TO_LET_IN = 3
 
 
 class Arrival(AbstractContextManager["Arrival"]):
-    """A request that is being read and decoded: others may wait for it, and it holds a place.
+    """A request that is being read and decoded, and that others may wait for.
 
-    Leaving the context without a `submit` gives both up.
+    Leaving the context without a `submit` gives everything up.
+
+    Attributes:
+        places: in the queue, held for this request's items.
     """
 
     def __init__(self, batcher: "Batcher") -> None:
         self._batcher = batcher
+        self.places = 0
 
-    def submit(self, tensors: Sequence["torch.Tensor"], deadline_s: float) -> list[Item]:
-        """Put one item for each tensor on the queue, all of them or none.
+    def reserve(self, count: int) -> None:
+        """Hold places for so many items, before the work of decoding them.
 
         Raises:
             TooLarge: they could never fit in the queue.
             QueueFull: they do not fit in it now.
         """
-        return self._batcher.submit(self, tensors, deadline_s)
+        self._batcher.check_room_for(count)
+        self.places = count
+
+    def submit(self, tensors: Sequence["torch.Tensor"], deadline_s: float) -> list[Item]:
+        """Put one item for each tensor on the queue, into the places that are held for them."""
+        items = self._batcher.put(tensors, deadline_s)
+        self._batcher.leave(self)
+        return items
 
     def __exit__(
         self,
@@ -64,7 +75,7 @@ class Arrival(AbstractContextManager["Arrival"]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._batcher.withdraw(self)
+        self._batcher.leave(self)
 
 
 class Batcher:
@@ -110,29 +121,43 @@ class Batcher:
 
         Raises:
             Draining: the server is shutting down.
-            QueueFull: as many are waiting and arriving as may.
+            QueueFull: there is no place for even one item.
         """
         if self._draining:
             raise Draining("the server is shutting down; another one will answer")
-        self._check_room_for(1, others=len(self._arrivals))
+        self.check_room_for(1)
         arrival = Arrival(self)
         self._arrivals.add(arrival)
         return arrival
 
-    def submit(
-        self, arrival: Arrival, tensors: Sequence["torch.Tensor"], deadline_s: float
-    ) -> list[Item]:
-        """See `Arrival.submit`."""
-        self._check_room_for(len(tensors))
+    def check_room_for(self, count: int) -> None:
+        """Raise if so many items do not fit in the queue: see `Arrival.reserve`."""
+        if count > self._max_queue_size:
+            raise TooLarge(
+                f"{count} inputs in one request; at most max_queue_size={self._max_queue_size} "
+                f"can ever wait, so send them in several requests"
+            )
+        if self._taken + count > self._max_queue_size:
+            self._forget_cancelled()
+        if self._taken + count > self._max_queue_size:
+            raise QueueFull(
+                f"{self._taken} of max_queue_size={self._max_queue_size} places are taken, and "
+                f"{count} more are needed",
+                retry_after_s=max(
+                    1, math.ceil(self.cost.seconds_for(self._taken + self.in_flight))
+                ),
+            )
+
+    def put(self, tensors: Sequence["torch.Tensor"], deadline_s: float) -> list[Item]:
+        """Put items on the queue, all of them or none: see `Arrival.submit`."""
         loop = asyncio.get_running_loop()
         now_s = self.clock()
         items = [Item(tensor, loop.create_future(), now_s, deadline_s) for tensor in tensors]
         for item in items:
             self._queue.put_nowait(item)
-        self._arrivals.discard(arrival)
         return items
 
-    def withdraw(self, arrival: Arrival) -> None:
+    def leave(self, arrival: Arrival) -> None:
         """Nothing more comes of this arrival; whoever waited for it need not any longer."""
         if arrival in self._arrivals:
             self._arrivals.remove(arrival)
@@ -142,6 +167,7 @@ class Batcher:
 
     def start(self) -> None:
         self._loop = asyncio.create_task(self.run(), name=f"batcher {self.name}")
+        self._loop.add_done_callback(self._on_end)
 
     def drain(self) -> None:
         """Admit nothing more, and wait for nobody any more."""
@@ -154,7 +180,6 @@ class Batcher:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
-        self._fail_everything(Draining("the server was stopped before this was computed"))
         self.runner.close()
 
     @property
@@ -166,6 +191,11 @@ class Batcher:
     def queued(self) -> int:
         """Items that wait for a forward pass."""
         return self._queue.qsize() + sum(map(len, self._buckets.values()))
+
+    @property
+    def _taken(self) -> int:
+        """Places in the queue: with an item in them, or held for one that is being decoded."""
+        return self.queued + sum(arrival.places for arrival in self._arrivals)
 
     @property
     def in_flight(self) -> int:
@@ -193,12 +223,13 @@ class Batcher:
         while True:
             await self._let_in()
             now_s = self.clock()
+            self._forget_dead(now_s)
             view = QueueView(now_s, self._buckets.values(), len(self._arrivals), self._draining)
             decision = self._policy.decide(view)
-            if not isinstance(decision, Close):
-                await self._wait_for_news(decision.until_s)
-            elif items := self._take(decision.bucket, now_s):
+            if isinstance(decision, Close):
+                items = decision.bucket.pop(self._policy.max_batch_size)
                 return Batch(items, decision.reason, now_s)
+            await self._wait_for_news(decision.until_s)
 
     async def _forward(self, batch: Batch) -> Sequence[Any] | RequestError:
         for item in batch.items:
@@ -208,7 +239,9 @@ class Batcher:
             rows = await self.runner.forward([item.tensor for item in batch.items])
             if len(rows) != len(batch):
                 raise ValueError(f"{len(rows)} rows came back for {len(batch)} items")
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if self._loop is not None and self._loop.cancelling():
+                raise
             logger.exception("%s: a forward pass of %d items failed", self, len(batch))
             return ModelFailed(
                 f"the model failed on a batch of {len(batch)} with this input in it "
@@ -227,7 +260,10 @@ class Batcher:
             for item, row in zip(batch.items, rows, strict=True):
                 if not item.future.done():
                     item.future.set_result(row)
-        self._on_batch(batch)
+        try:
+            self._on_batch(batch)
+        except Exception:
+            logger.exception("%s: a batch could not be counted", self)
 
     # The parts of it.
 
@@ -257,49 +293,29 @@ class Batcher:
         while not self._queue.empty():
             self._sort_in(self._queue.get_nowait())
 
-    def _take(self, bucket: Bucket, now_s: float) -> list[Item]:
-        items: list[Item] = []
-        for item in bucket.pop_live(self._policy.max_batch_size):
-            if item.deadline_s <= now_s:
-                self._fail([item], DeadlineExceeded("the deadline passed in the queue"))
-            else:
-                items.append(item)
-        self._drop_empty_buckets()
-        return items
-
-    def _check_room_for(self, count: int, others: int = 0) -> None:
-        if count > self._max_queue_size:
-            raise TooLarge(
-                f"{count} inputs in one request; at most max_queue_size={self._max_queue_size} "
-                f"can ever wait, so send them in several requests"
-            )
-        if self.queued + others + count > self._max_queue_size:
-            self._forget_cancelled()
-        if self.queued + others + count > self._max_queue_size:
-            raise self._queue_full(count)
+    def _forget_dead(self, now_s: float) -> None:
+        for bucket in self._buckets.values():
+            expired = bucket.drop_dead(now_s)
+            self._fail(expired, DeadlineExceeded("the deadline passed in the queue"))
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if len(bucket)}
 
     def _forget_cancelled(self) -> None:
         self._sort_all_in()
-        for bucket in self._buckets.values():
-            bucket.drop_done()
-        self._drop_empty_buckets()
+        self._forget_dead(self.clock())
         # What was sorted in is no news to the loop, should it be waiting for some.
         self._nudge()
 
-    def _drop_empty_buckets(self) -> None:
-        self._buckets = {key: bucket for key, bucket in self._buckets.items() if len(bucket)}
-
-    def _queue_full(self, count: int) -> QueueFull:
-        ahead = self.queued + self.in_flight
-        return QueueFull(
-            f"{self.queued} items are waiting, and {count} more would exceed "
-            f"max_queue_size={self._max_queue_size}",
-            retry_after_s=max(1, math.ceil(self.cost.seconds_for(ahead))),
+    def _on_end(self, loop: asyncio.Task[None]) -> None:
+        """Leave nobody waiting for a loop that is no more; readiness tells that it has ended."""
+        self._fail_everything(
+            Draining("the server was stopped before this was computed")
+            if self._draining
+            else InternalError("the batching loop has ended")
         )
 
     def _fail_everything(self, error: RequestError) -> None:
         self._sort_all_in()
-        waiting = (bucket.pop_live(len(bucket)) for bucket in self._buckets.values())
+        waiting = [bucket.pop(len(bucket)) for bucket in self._buckets.values()]
         in_flight = self._batch.items if self._batch else []
         self._fail([*in_flight, *itertools.chain.from_iterable(waiting)], error)
         self._buckets = {}

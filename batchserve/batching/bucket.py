@@ -1,7 +1,6 @@
 """Items of one shape and dtype, waiting in the order of their arrival."""
 
 from collections import deque
-from collections.abc import Iterator
 
 from batchserve.batch import Item
 
@@ -20,21 +19,21 @@ class Bucket:
         """When the item that waits longest was queued."""
         return self._items[0].queued_s
 
-    def pop_live(self, most: int) -> Iterator[Item]:
-        """Yield up to `most` items that somebody still waits for, oldest first.
+    def drop_dead(self, now_s: float) -> list[Item]:
+        """Forget the items that nobody waits for any more; return those whose time is over."""
+        live: deque[Item] = deque()
+        expired: list[Item] = []
+        for item in self._items:
+            if item.deadline_s <= now_s:
+                expired.append(item)
+            elif not item.future.done():
+                live.append(item)
+        self._items = live
+        return expired
 
-        An item whose future is done was cancelled or answered elsewhere; it is dropped here.
-        """
-        taken = 0
-        while self._items and taken < most:
-            item = self._items.popleft()
-            if not item.future.done():
-                taken += 1
-                yield item
-
-    def drop_done(self) -> None:
-        """Forget the items that nobody waits for any more."""
-        self._items = deque(item for item in self._items if not item.future.done())
+    def pop(self, most: int) -> list[Item]:
+        """Take up to `most` items, oldest first."""
+        return [self._items.popleft() for _ in range(min(most, len(self._items)))]
 
     def __len__(self) -> int:
         return len(self._items)

@@ -36,6 +36,11 @@ class Task(ABC):
     media_types: ClassVar[tuple[str, ...]] = ()
     inline_bytes: ClassVar[int] = 0
 
+    @property
+    def fixed_shape(self) -> bool:
+        """Whether every item has the example's shape, so that its cost tells that of all."""
+        return False
+
     @classmethod
     def from_config(cls, config: ModelConfig, module: torch.nn.Module) -> Self:
         """Make the task for this model; `module` is loaded, and in fp32 on the CPU."""

@@ -73,6 +73,10 @@ class ImageClassification(Task):
         stated = config.image.model_dump(exclude_unset=True)
         return cls(ImageConfig(**{**_preset(config), **stated}), _labels(config))
 
+    @property
+    def fixed_shape(self) -> bool:
+        return True
+
     def decode(self, payload: str | bytes) -> torch.Tensor:
         """Return uint8 of shape (crop, crop, 3).
 

@@ -36,6 +36,10 @@ class TensorTask(Task):
             return cls(config.input_shape, config.input_dtype)
         return cls(shape_of_first_linear(module))
 
+    @property
+    def fixed_shape(self) -> bool:
+        return self.shape is not None and VARIES not in self.shape
+
     def decode(self, payload: Any) -> torch.Tensor:
         """Return the numbers as a tensor of this task's dtype.
 

@@ -85,7 +85,7 @@ async def _read_json(request: web.Request, task: Task, pool: DecodePool) -> Body
     if len(data) < INLINE_JSON_BYTES:
         payloads, is_list = parse_json(data, task)
     else:
-        payloads, is_list = await pool.run(parse_json, data, task)
+        payloads, is_list = await pool.decode(parse_json, data, task)
     return Body(payloads, is_list, len(data))
 
 

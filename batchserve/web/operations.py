@@ -1,12 +1,13 @@
 """What the operator asks: which models there are, and how they are doing."""
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from batchserve.repository import ModelVersion
-from batchserve.web.keys import METRICS, POOL, REPOSITORY
+from batchserve.web.keys import METRICS, REPOSITORY
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -17,7 +18,8 @@ async def list_models(request: web.Request) -> web.Response:
 
 async def expose_metrics(request: web.Request) -> web.Response:
     """Answer in Prometheus's text format, for all workers together."""
-    text = await request.app[POOL].run(request.app[METRICS].exposition)
+    # On no thread that requests use: it must answer when they are many.
+    text = await asyncio.to_thread(request.app[METRICS].exposition)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -11,9 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from batchserve.errors import BadRequest, DeadlineExceeded
 from batchserve.inference import Answer, infer
-from batchserve.repository import ModelVersion
 from batchserve.tasks.base import Task
-from batchserve.web.body import Body, read_body
+from batchserve.web.body import read_body
 from batchserve.web.keys import ANSWER, CONFIG, METRICS, MODEL, POOL, REPOSITORY
 
 TIMEOUT = "X-Request-Timeout-Ms"
@@ -39,7 +38,13 @@ async def predict(request: web.Request) -> web.Response:
         raise DeadlineExceeded(f"no answer within {1000 * timeout_s:g} ms") from None
     request[ANSWER] = answer
     app[METRICS].decode_seconds.labels(model.name, model.version).observe(answer.decode_s)
-    return _respond(model, body, answer)
+    outputs: dict[str, Any] = (
+        {"outputs": answer.outputs} if body.is_list else {"output": answer.outputs[0]}
+    )
+    content = {**outputs, "model": model.name, "version": model.version}
+    if answer.is_small:
+        return _respond(orjson.dumps(content), answer)
+    return _respond(await app[POOL].encode(orjson.dumps, content), answer)
 
 
 def _parameters(task: Task, query: Mapping[str, str]) -> BaseModel:
@@ -64,12 +69,9 @@ def _timeout_s(headers: Mapping[str, str], default_ms: float) -> float:
     return timeout_ms / 1000
 
 
-def _respond(model: ModelVersion, body: Body, answer: Answer) -> web.Response:
-    outputs: dict[str, Any] = (
-        {"outputs": answer.outputs} if body.is_list else {"output": answer.outputs[0]}
-    )
+def _respond(content: bytes, answer: Answer) -> web.Response:
     return web.Response(
-        body=orjson.dumps({**outputs, "model": model.name, "version": model.version}),
+        body=content,
         content_type="application/json",
         headers={
             "X-Batch-Size": str(answer.batch_size),

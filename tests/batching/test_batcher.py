@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -51,6 +51,7 @@ def submit(
 ) -> list[asyncio.Future[Any]]:
     """Put scalars on the queue, as one request."""
     with batcher.arrival() as arrival:
+        arrival.reserve(len(values))
         items = arrival.submit([torch.tensor(value) for value in values], deadline_s)
     return [item.future for item in items]
 
@@ -285,17 +286,123 @@ def test_the_queue_is_bounded_by_items_and_says_when_to_come_back():
     run_virtual(main)
 
 
-def test_requests_that_are_being_read_hold_their_places():
+def test_places_are_held_for_what_is_being_decoded():
     async def main() -> None:
-        async with batching(FakeRunner(), max_queue_size=2 + N) as batcher:
-            with batcher.arrival(), batcher.arrival():
-                submit(batcher, *range(N))
-                with pytest.raises(QueueFull):
+        runner = GatedRunner()
+        async with batching(runner, max_queue_size=N) as batcher:
+            submit(batcher, 0.0)
+            await runner.wait_started()
+            with batcher.arrival() as slow:
+                slow.reserve(2)
+                submit(batcher, 1.0, 2.0)
+                with pytest.raises(QueueFull, match="4 of max_queue_size=4 places are taken"):
                     batcher.arrival()
-            await turns()
-            batcher.arrival()
+                # Whoever came first is not turned away at last.
+                slow.submit([torch.tensor(3.0), torch.tensor(4.0)], NEVER_S)
+            assert batcher.queued == N
 
     run_virtual(main)
+
+
+def test_slow_uploads_shut_nobody_out():
+    async def main() -> None:
+        async with batching(FakeRunner(), max_queue_size=N) as batcher, AsyncExitStack() as stack:
+            for _ in range(10 * N):
+                stack.enter_context(batcher.arrival())
+            (quick,) = submit(batcher, 1.0)
+            assert (await quick).item() == 1.0
+
+    run_virtual(main)
+
+
+def test_a_place_that_was_held_is_free_when_decoding_fails():
+    async def main() -> None:
+        async with batching(FakeRunner(), max_queue_size=N) as batcher:
+            with pytest.raises(ValueError, match="bad"), batcher.arrival() as bad:  # noqa: PT012
+                bad.reserve(N)
+                raise ValueError("bad")
+            await asyncio.gather(*submit(batcher, *range(N)))
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("policy", [FixedPolicy(N, T_S), AdaptivePolicy(N, T_S)])
+def test_the_dead_count_neither_towards_n_nor_towards_t(policy):
+    async def main() -> None:
+        batches: list[Batch] = []
+        runner = GatedRunner()
+        async with batching(runner, policy, batches=batches) as batcher:
+            submit(batcher, *range(N))
+            await runner.wait_started()
+            cancelled = submit(batcher, 1.0, 2.0)
+            expired = submit(batcher, 3.0, deadline_s=0.020)
+            await asyncio.sleep(0.030)
+            with batcher.arrival():
+                (live,) = submit(batcher, 4.0)
+                for future in cancelled:
+                    future.cancel()
+                runner.release()
+                runner.release()
+                assert (await live).item() == 4.0
+            with pytest.raises(DeadlineExceeded):
+                await expired[0]
+        assert [len(batch) for batch in batches] == [N, 1]
+        assert batches[1].reason is CloseReason.WAIT
+        assert batches[1].formed_s == pytest.approx(0.030 + T_S)
+
+    run_virtual(main)
+
+
+def test_what_is_no_tensor_is_refused_where_it_is_submitted():
+    async def main() -> None:
+        async with batching(FakeRunner()) as batcher:
+            for _ in range(2):
+                with batcher.arrival() as arrival, pytest.raises(AttributeError):
+                    arrival.submit([torch.tensor(1.0), None], NEVER_S)  # type: ignore[list-item]
+            assert batcher.queued == 0
+            (good,) = submit(batcher, 2.0)
+            assert (await good).item() == 2.0
+
+    run_virtual(main)
+
+
+def test_a_runner_that_is_cancelled_is_a_failed_pass(caplog):
+    def rows(tensors):
+        if tensors[0] < 0:
+            raise asyncio.CancelledError
+        return tensors
+
+    async def main() -> None:
+        async with batching(FakeRunner(rows=rows)) as batcher:
+            (bad,) = submit(batcher, -1.0)
+            with pytest.raises(ModelFailed):
+                await bad
+            (good,) = submit(batcher, 2.0)
+            assert (await good).item() == 2.0
+
+    run_virtual(main)
+
+
+def test_counting_that_fails_hurts_nobody(caplog):
+    def broken(batch: Batch) -> None:
+        raise OSError("disk full")
+
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        runner, policy = GatedRunner(), AdaptivePolicy(N, T_S)
+        batcher = Batcher("test:1", policy, runner, 100, broken, clock)
+        batcher.start()
+        (first,) = submit(batcher, 1.0)
+        await runner.wait_started()
+        (waiting,) = submit(batcher, 2.0)
+        runner.release()
+        runner.release()
+        assert [(await future).item() for future in (first, waiting)] == [1.0, 2.0]
+        await batcher.close()
+
+    with caplog.at_level(logging.ERROR):
+        run_virtual(main)
+    assert "disk full" in caplog.text
 
 
 def test_more_items_than_could_ever_wait_are_too_many():
@@ -438,8 +545,12 @@ def test_the_loop_dies_with_its_task_and_readiness_can_tell():
         async with batching(FakeRunner()) as batcher:
             assert batcher.running
             assert batcher._loop is not None
-            batcher._loop.cancel()
-            await turns()
+            with batcher.arrival():
+                (waiting,) = submit(batcher, 1.0)
+                await turns()
+                batcher._loop.cancel()
+                with pytest.raises(InternalError):
+                    await waiting
             assert not batcher.running
 
     run_virtual(main)

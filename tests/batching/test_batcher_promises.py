@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchserve.batch import Batch
+from batchserve.batch import Batch, CloseReason
 from batchserve.batching.batcher import Batcher
 from batchserve.batching.policy import POLICIES
 from batchserve.errors import DeadlineExceeded, ModelFailed, QueueFull, TooLarge
@@ -127,6 +127,7 @@ class World:
             tensors.append(torch.full((request.shape,), float(sign * self.serial)))
         deadline_s = batcher.clock() + request.deadline_s
         with batcher.arrival() as arrival:
+            arrival.reserve(request.items)
             await asyncio.sleep(request.decode_s)
             items = arrival.submit(tensors, deadline_s)
             rows = await asyncio.gather(*(item.future for item in items))
@@ -160,8 +161,9 @@ def test_the_promises_hold(setting: Setting, requests: list[Request]):
     assert len({id(item) for item in computed}) == len(computed)
 
     for batch in world.batches:
-        # Never over N, never of two kinds.
+        # Never over N, never of two kinds, and full means full.
         assert 1 <= len(batch) <= setting.n
+        assert batch.reason is not CloseReason.FULL or len(batch) == setting.n
         assert len({item.bucket_key for item in batch.items}) == 1
         # Nothing that had expired was computed.
         assert all(batch.formed_s < item.deadline_s for item in batch.items)

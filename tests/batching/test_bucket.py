@@ -21,7 +21,7 @@ def test_it_gives_items_in_the_order_of_their_arrival_and_no_more_than_asked():
         for item in items:
             bucket.append(item)
         assert bucket.oldest_s == 0.0
-        assert list(bucket.pop_live(3)) == items[:3]
+        assert bucket.pop(3) == items[:3]
         assert (len(bucket), bucket.oldest_s) == (2, 3.0)
         assert repr(bucket) == "<Bucket | 2 waiting>"
 
@@ -36,7 +36,9 @@ def test_items_that_nobody_waits_for_take_no_place():
             bucket.append(item)
         items[0].future.cancel()
         items[2].future.cancel()
-        assert list(bucket.pop_live(2)) == [items[1], items[3]]
-        assert len(bucket) == 1
+        items[3].deadline_s = 7.0
+        assert bucket.drop_dead(now_s=7.0) == [items[3]]
+        assert bucket.pop(5) == [items[1], items[4]]
+        assert len(bucket) == 0
 
     run_virtual(main)

@@ -113,11 +113,16 @@ def test_a_killed_worker_is_replaced(launch):
     assert len(server.workers()) == 2
 
 
-def test_hup_with_a_broken_config_keeps_serving(launch, tmp_path: Path):
-    server = launch(TINY)
+@pytest.mark.parametrize("command", [[str(BIN / "batchserve"), "serve"], [*GUNICORN, APP]])
+def test_hup_with_a_broken_config_keeps_serving(launch, command, tmp_path: Path):
+    server = launch(TINY, command=command)
     (tmp_path / "config.yaml").write_text("server: {}\n", encoding="utf-8")
     server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "the configuration is not reloaded" in server.output(), server)
+    wait_for(lambda: "the configuration stays as it was" in server.output(), server)
+    # Workers are replaced all the same, and one that is killed is too.
+    server.wait_ready(2)
+    server.workers()[0].kill()
+    server.wait_ready(3)
     assert server.post(json=BODY).status_code == 200
 
 

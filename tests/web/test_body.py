@@ -358,13 +358,13 @@ def handed_over(monkeypatch) -> Callable[[Any], list[Any]]:
     def watch(client) -> list[Any]:
         functions: list[Any] = []
         pool = client.app[POOL]
-        run = pool.run
+        run = pool.decode
 
         async def recorded(function, *args):
             functions.append(function)
             return await run(function, *args)
 
-        monkeypatch.setattr(pool, "run", recorded)
+        monkeypatch.setattr(pool, "decode", recorded)
         return functions
 
     return watch

@@ -684,7 +684,7 @@ async def test_a_queue_with_too_little_room_for_a_list(serve):
     await until(lambda: batcher.queued == 2)
 
     third = await client.post("/predict", json={"inputs": [[4.0], [5.0]]})
-    await check_error(third, 503, "queue_full", "2 items are waiting", "max_queue_size=3")
+    await check_error(third, 503, "queue_full", "2 of max_queue_size=3 places are taken")
     check_retry_after(third)
     # None of the list was let in.
     assert batcher.queued == 2

@@ -403,13 +403,13 @@ def submitted(monkeypatch) -> Callable[[Batcher], list[Item]]:
 
     def watch(batcher: Batcher) -> list[Item]:
         items: list[Item] = []
-        submit = batcher.submit
+        submit = batcher.put
 
         def recorded(*args) -> list[Item]:
             items.extend(let_in := submit(*args))
             return let_in
 
-        monkeypatch.setattr(batcher, "submit", recorded)
+        monkeypatch.setattr(batcher, "put", recorded)
         return items
 
     return watch
