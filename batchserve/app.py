@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
+from batchserve import signals
 from batchserve.config import Config, config_path, valid_config
 from batchserve.decoding import DecodePool
 from batchserve.errors import StartupError
@@ -60,8 +61,11 @@ async def create_app() -> web.AppRunner:
     except StartupError as error:
         logger.error("the server cannot start.\n%s", error)  # noqa: TRY400 - no traceback for users
         raise SystemExit(WORKER_BOOT_ERROR) from None
+    signals.let_through()
     for version in app[REPOSITORY].versions:
         logger.info("%s", version.summary)
+    if not config.server.bind.startswith("unix:"):
+        logger.info("how to call it: http://%s/", config.server.bind)
     return web.AppRunner(
         app,
         # A client who hangs up takes its items out of the queue.

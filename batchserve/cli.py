@@ -82,8 +82,8 @@ def _describe(config: Config, models: list[dict[str, Any]]) -> None:
     server = config.server
     console = Console()
     console.print(
-        f"[bold]{server.bind}[/], {server.workers} workers with {server.threads_of_forward} torch "
-        f"and {server.threads_of_decoding} decoding threads each"
+        f"[bold]{server.bind}[/], workers: {server.workers}, each with torch threads: "
+        f"{server.threads_of_forward}, decoding threads: {server.threads_of_decoding}"
     )
     table = Table("model", "task", "runs on", "batches", "forward ms by batch size")
     for model in models:
@@ -94,9 +94,10 @@ def _describe(config: Config, models: list[dict[str, Any]]) -> None:
             f"{model['device']}, {model['precision']}, {model['runner']}",
             f"≤ {batching['max_batch_size']}, ≤ {batching['max_wait_ms']:g} ms, "
             f"{batching['policy']}, queue ≤ {batching['max_queue_size']}",
-            ", ".join(f"{size}: {ms:.3g}" for size, ms in model["forward_ms"].items()),
+            ", ".join(f"{size}: {ms:.1f}" for size, ms in model["forward_ms"].items()),
         )
     console.print(table)
+    console.print("[green]OK[/], every model has been loaded.")
 
 
 def _fail(error: StartupError) -> None:

@@ -69,9 +69,10 @@ class ServerConfig(Section):
     )
     admin_token: None = Field(None, description="Reserved: there is no administration yet.")
 
-    @field_validator("bind")
+    @field_validator("bind", mode="before")
     @classmethod
-    def _bind_is_an_address(cls, bind: str) -> str:
+    def _bind_is_an_address(cls, stated: object) -> str:
+        bind = str(stated)
         if bind.startswith("unix:") and len(bind) > len("unix:"):
             return bind
         host, colon, port = bind.rpartition(":")
@@ -220,16 +221,30 @@ class ModelConfig(Section):
         description="For tensor: the shape of one item, -1 where it varies; null: found out from "
         "the first layer where that is a Linear.",
     )
-    input_dtype: Literal["float32", "float64", "int64", "int32", "uint8", "bool"] = "float32"
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    input_dtype: Literal["float32", "int64", "int32", "uint8", "bool"] = "float32"
+    device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     batching: BatchingConfig = BatchingConfig()
 
-    @field_validator("source", "architecture")
+    @field_validator("device")
     @classmethod
-    def _source_path(cls, source: str | None, info: ValidationInfo) -> str | None:
-        return None if source is None else _resolve_source(source, info)
+    def _device_is_one(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise ValueError("write auto, cpu, cuda, cuda:N or mps")
+        return device
+
+    @field_validator("architecture")
+    @classmethod
+    def _architecture_is_imported(cls, architecture: str | None) -> str | None:
+        if architecture is not None and ":" not in architecture:
+            raise ValueError(f"write torchvision:{architecture} or package.module:{architecture}")
+        return architecture
+
+    @field_validator("source")
+    @classmethod
+    def _source_path(cls, source: str, info: ValidationInfo) -> str:
+        return _resolve_source(source, info)
 
     @field_validator("weights")
     @classmethod
@@ -256,6 +271,17 @@ class Config(Section):
 
     server: ServerConfig = ServerConfig()
     models: list[ModelConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _waits_end_before_deadlines(self) -> "Config":
+        for number, model in enumerate(self.models):
+            if model.batching.max_wait_ms >= self.server.default_timeout_ms:
+                raise ValueError(
+                    f"models.{number}.batching.max_wait_ms ({model.batching.max_wait_ms:g}) is not "
+                    f"below server.default_timeout_ms ({self.server.default_timeout_ms:g}): "
+                    f"whoever waits so long gets 504"
+                )
+        return self
 
     @model_validator(mode="after")
     def _versions_are_distinct(self) -> "Config":
@@ -308,6 +334,8 @@ def read_config(path: Path, environ: Mapping[str, str]) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    if raw is None:
+        raise ConfigError(f"{path} is empty; it must hold the key models")
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold the keys server and models, not {_short(raw)}")
     _lay_over(raw, environ)

@@ -4,12 +4,14 @@ The master never imports torch: models load after the fork, because neither CUDA
 threads survive one.
 """
 
+import atexit
 import logging
 import os
 import shutil
+import signal
+import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,11 +22,14 @@ from gunicorn.app.base import BaseApplication
 from batchserve.config import ENV_VALID, Config, config_path, read_config, valid_config
 from batchserve.errors import ConfigError, StartupError
 from batchserve.memory import use_huge_pages
+from batchserve.signals import STOP_SIGNALS
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 OWN_FOLDER = "batchserve-metrics-"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 WORKER_CLASS = "aiohttp.GunicornUVLoopWebWorker"
+# What systemd and an older master (SIGUSR2) hand over instead of an address to bind.
+INHERITED_SOCKETS = ("LISTEN_FDS", "GUNICORN_FD")
 # A worker that neither turns its loop nor is loading for so long is replaced.
 SILENCE_S = 120
 # aiohttp's worker looks for a signal once a second, and then drains.
@@ -50,12 +55,13 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "accesslog": server.accesslog,
         "errorlog": server.errorlog,
         "timeout": SILENCE_S,
-        "graceful_timeout": int(server.drain_seconds) + GRACE_S,
+        # aiohttp waits for the handlers twice: to finish, and then to be cancelled.
+        "graceful_timeout": 2 * int(server.drain_seconds) + GRACE_S,
         # It would be one for all servers of a user, and nothing here needs it.
         "control_socket_disable": True,
         "on_starting": lambda arbiter: _on_starting(config, preload=arbiter.cfg.preload_app),
         "on_exit": lambda _arbiter: _remove_metrics(),
-        "post_fork": lambda _arbiter, worker: _beat_until_booted(worker),
+        "post_fork": lambda _arbiter, worker: _watch_boot(worker),
         "child_exit": lambda _arbiter, worker: _forget_gauges(worker.pid),
     }
 
@@ -91,12 +97,14 @@ def _read_or_keep(environ: Mapping[str, str]) -> Config:
 
 
 def _on_starting(config: Config, *, preload: bool) -> None:
-    if preload:
-        try:
+    try:
+        if preload:
             refuse_preload_with_cuda(config, has_driver=NVIDIA_DRIVER.exists())
-        except StartupError as error:
-            # Gunicorn prints this one without a traceback.
-            raise RuntimeError(str(error)) from None
+        if not any(variable in os.environ for variable in INHERITED_SOCKETS):
+            refuse_address_in_use(config.server.bind)
+    except StartupError as error:
+        # Gunicorn prints this one without a traceback.
+        raise RuntimeError(str(error)) from None
 
 
 def refuse_preload_with_cuda(config: Config, *, has_driver: bool) -> None:
@@ -117,19 +125,44 @@ def refuse_preload_with_cuda(config: Config, *, has_driver: bool) -> None:
             )
 
 
-def _beat_until_booted(worker: Any) -> None:
-    """Tell the master that a worker which loads its models is alive."""
+def refuse_address_in_use(bind: str) -> None:
+    """Refuse an address where somebody answers; Gunicorn would take a Unix socket away from them.
 
-    def beat() -> None:
-        # `booted` is true for a moment before aiohttp's worker begins to load; look after that.
-        time.sleep(1)
-        # The file that is touched is closed when a worker ends that could not start.
+    Raises:
+        StartupError: with what to do.
+    """
+    if bind.startswith("unix:"):
+        family, address, advice = socket.AF_UNIX, bind.removeprefix("unix:"), "--bind unix:PATH"
+        host: Any = address
+    else:
+        name, _, port = bind.rpartition(":")
+        family = socket.AF_INET6 if ":" in name else socket.AF_INET
+        host, advice = (name.strip("[]"), int(port)), f"--bind {name}:{int(port) + 1}"
+    with socket.socket(family) as probe, suppress(OSError):
+        probe.connect(host)
+        raise StartupError(f"{bind} is in use; stop the server there, or take another: {advice}")
+
+
+def _watch_boot(worker: Any) -> None:
+    """While a worker loads its models: tell the master that it lives, and obey a stop at once.
+
+    Signals are blocked for all other threads, because uvloop loses those that come before its loop
+    runs; `create_app` lets them through again.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+    def watch() -> None:
+        # `booted` is true for a moment before aiohttp's worker begins to load: two looks tell.
+        looks = 0
+        # The file that `notify` touches is closed when a worker ends that could not start.
         with suppress(OSError, ValueError):
-            while not worker.booted:
+            while looks < 2:  # noqa: PLR2004
+                looks = looks + 1 if worker.booted else 0
                 worker.notify()
-                time.sleep(1)
+                if not worker.booted and signal.sigtimedwait(STOP_SIGNALS, 1):
+                    os._exit(0)
 
-    threading.Thread(target=beat, name="boot", daemon=True).start()
+    threading.Thread(target=watch, name="boot", daemon=True).start()
 
 
 def _share_metrics() -> None:
@@ -139,6 +172,9 @@ def _share_metrics() -> None:
     """
     if MULTIPROC_DIR not in os.environ:
         os.environ[MULTIPROC_DIR] = tempfile.mkdtemp(prefix=OWN_FOLDER)
+        # Where Gunicorn does not get as far as `on_exit`; not in the workers, who inherit this.
+        master = os.getpid()
+        atexit.register(lambda: _remove_metrics() if os.getpid() == master else None)
 
 
 def _forget_gauges(pid: int) -> None:

@@ -4,6 +4,7 @@ import copy
 import difflib
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from inspect import signature
@@ -80,11 +81,14 @@ def _load(config: ModelConfig) -> torch.nn.Module:
         module = _from_callable(config.source)
         if config.weights is None:
             return module
-        return _with_weights(module, Path(config.weights), trust=config.trust)
+        path = Path(config.weights)
+        return _fill(module, _read_weights(path, trust=config.trust), path)
     return _from_file(Path(config.source), config.architecture, trust=config.trust)
 
 
-def _from_torchvision(source: str, weights: str | None, *, trust: bool = False) -> torch.nn.Module:
+def _from_torchvision(
+    source: str, weights: str | None, *, trust: bool = False, classes: int | None = None
+) -> torch.nn.Module:
     from torchvision import models  # noqa: PLC0415 - 2 s that other sources need not pay
 
     name = source.partition(":")[2]
@@ -102,8 +106,12 @@ def _from_torchvision(source: str, weights: str | None, *, trust: bool = False) 
         # Models of segmentation and detection fetch a backbone unless told not to.
         takes_backbone = "weights_backbone" in signature(models.get_model_builder(name)).parameters
         backbone = {"weights_backbone": None} if takes_backbone else {}
-        module: torch.nn.Module = models.get_model(name, weights=None, **backbone)
-        return module if weights is None else _with_weights(module, Path(weights), trust=trust)
+        held = None if weights is None else _read_weights(Path(weights), trust=trust)
+        classes = classes or _classes(held)
+        # A fine-tuned model has classes of its own.
+        head = {} if classes is None else {"num_classes": classes}
+        module: torch.nn.Module = models.get_model(name, weights=None, **backbone, **head)
+        return module if weights is None else _fill(module, held, Path(weights))
     try:
         return models.get_model(name, weights=known[weights], progress=True)  # type: ignore[no-any-return]
     except (OSError, RuntimeError) as error:
@@ -141,7 +149,10 @@ def _from_file(path: Path, architecture: str | None, *, trust: bool) -> torch.nn
         raise LoadError(f"there is no file {path}; a path is relative to the config's folder")
     if _is_torchscript(path):
         try:
-            return torch.jit.load(os.fspath(path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
+            with warnings.catch_warnings():
+                # torch advises torch.export, which this file's user can do nothing about here.
+                warnings.filterwarnings("ignore", message=r".*torch\.jit\.load", category=Warning)
+                return torch.jit.load(os.fspath(path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
         except RuntimeError as error:
             raise LoadError(f"{path} cannot be loaded as TorchScript: {error}") from error
     held = _unpickle(path, trust=trust)
@@ -153,14 +164,14 @@ def _from_file(path: Path, architecture: str | None, *, trust: bool) -> torch.nn
             f"torchvision:resnet18 or package.module:callable"
         )
     if architecture.startswith("torchvision:"):
-        return _fill(_from_torchvision(architecture, None), held, path)
+        return _fill(_from_torchvision(architecture, None, classes=_classes(held)), held, path)
     return _fill(_from_callable(architecture), held, path)
 
 
-def _with_weights(module: torch.nn.Module, path: Path, *, trust: bool) -> torch.nn.Module:
+def _read_weights(path: Path, *, trust: bool) -> Any:
     if not path.is_file():
         raise LoadError(f"weights: there is no file {path}")
-    return _fill(module, _unpickle(path, trust=trust), path)
+    return _unpickle(path, trust=trust)
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -182,7 +193,7 @@ def _unpickle(path: Path, *, trust: bool) -> Any:
             raise LoadError(
                 f"{path} holds more than weights: a whole pickled module, which runs whatever "
                 f"code the file contains when it is loaded. If you trust its origin, set "
-                f"trust: true; better, save model.state_dict() and set architecture:"
+                f"trust: true; better, save model.state_dict() and name its architecture"
             ) from error
         raise LoadError(f"{path} is no file that torch.save has written: {error}") from error
     except Exception as error:
@@ -221,6 +232,13 @@ def _state_dict(held: Any) -> dict[str, torch.Tensor] | None:
             return None
         held = held[wrapper]
     return None
+
+
+def _classes(held: Any) -> int | None:
+    """Return how many classes a checkpoint knows: the size of its last layer."""
+    weights = _state_dict(held)
+    last = next(reversed(weights.values()), None) if weights else None
+    return last.shape[0] if last is not None and last.ndim else None
 
 
 def _shown(what: str, names: list[str]) -> str:

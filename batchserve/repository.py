@@ -19,6 +19,9 @@ from batchserve.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
+# How much slower per item the largest batch must be than the best one. Machines are noisy.
+WORTH_A_WORD = 1.5
+
 OnBatch = Callable[["ModelVersion", Batch], None]
 
 
@@ -127,10 +130,12 @@ class ModelVersion:
         example = self.task.example()
         if example is None:
             logger.warning(
-                "%s:%s is not warmed up, because nothing tells the shape of an input: "
-                "set input_shape, as in [3, 224, 224]",
+                "%s:%s is not warmed up, because nothing tells the shape of an input: %s",
                 self.name,
                 self.version,
+                "set input_shape, as in [3, 224, 224]"
+                if self.config.task == "tensor"
+                else f"let {self.config.task} have a method example()",
             )
             return {}
         try:
@@ -141,7 +146,19 @@ class ModelVersion:
                 f"model {self.name}: a forward pass on {example.dtype} of shape "
                 f"{list(example.shape)} failed: {type(error).__name__}: {error}"
             ) from error
+        self._advise(seconds)
         return seconds
+
+    def _advise(self, seconds: dict[int, float]) -> None:
+        largest = max(seconds)
+        best = min(seconds, key=lambda size: seconds[size] / size)
+        ratio = seconds[largest] / largest / (seconds[best] / best)
+        if ratio > WORTH_A_WORD:
+            logger.warning(
+                "%s:%s: a batch of %d took %.1f times as long per item as one of %d; "
+                "max_batch_size: %d may be faster here",
+                *(self.name, self.version, largest, ratio, best, best),
+            )
 
     def _log_size(self, size: int, seconds: float) -> None:
         logger.info(

@@ -1,6 +1,7 @@
 -- wrk -s post.lua URL BODY.json: POST the file's content as JSON, over and over.
 function init(arguments)
-  local file = assert(io.open(arguments[1], "rb"), "name a file with the JSON body")
+  local path = assert(arguments[1], "usage: wrk -s post.lua URL BODY.json")
+  local file = assert(io.open(path, "rb"))
   wrk.method = "POST"
   wrk.headers["Content-Type"] = "application/json"
   wrk.body = file:read("*a")

@@ -15,6 +15,7 @@ from batchserve.config import (
     ServerConfig,
     config_path,
     read_config,
+    valid_config,
 )
 from batchserve.errors import ConfigError
 from tests.conftest import ROOT
@@ -62,7 +63,7 @@ def test_the_shipped_config_is_valid(shipped_config):
 
 def test_the_shipped_config_shows_the_defaults_of_the_server_and_of_batching(shipped_config):
     assert shipped_config.server == ServerConfig()
-    assert shipped_config.models[0].batching == BatchingConfig()
+    assert shipped_config.models[0].batching == BatchingConfig(max_batch_size=8)
 
 
 def test_defaults_of_the_server():
@@ -299,7 +300,9 @@ def test_a_wrong_value_is_refused_with_its_key_and_itself(refused, changes, wher
     [
         ({"server": {"workers": 0}}, "greater than or equal to 1"),
         ({"server": {"max_body_mb": 0}}, "greater than 0"),
-        ({"device": "gpu"}, "auto|cpu|mps|cuda"),
+        ({"device": "gpu"}, "write auto, cpu, cuda, cuda:N or mps"),
+        ({"architecture": "resnet18"}, "write torchvision:resnet18 or package.module:resnet18"),
+        ({"batching": {"max_wait_ms": 30_000}}, "is not below server.default_timeout_ms (30000)"),
         ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
         ({"batching": {"policy": "adaptve"}}, "'fixed' or 'adaptive'"),
         ({"image": {"interpolation": "cubic"}}, "'nearest', 'bilinear' or 'bicubic'"),
@@ -471,7 +474,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("# nothing", "None"), ("[1]", "[1]"), ("models", "'models'"), ("7", "7")],
+    [("[1]", "[1]"), ("models", "'models'"), ("7", "7")],
 )
 def test_what_is_no_mapping_is_refused_with_the_keys_that_belong_there(refused, text, found):
     assert refused(text=text).endswith(
@@ -657,7 +660,6 @@ def test_the_environment_names_the_file(environ, path):
         ("source", "model.pt"),
         ("source", "deeper/model.pth"),
         ("source", "../model.pt"),
-        ("architecture", "model.pt"),
         ("weights", "weights.pth"),
         ("weights", "deeper/weights.pth"),
         ("weights", "resnet18"),
@@ -753,3 +755,29 @@ def _lines(message: str) -> list[str]:
     assert head.endswith(" is not a valid configuration:")
     assert all(line.startswith("  ") for line in mistakes)
     return [line.strip() for line in mistakes]
+
+
+def test_an_empty_file_is_called_that(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text("# nothing", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is empty; it must hold the key models"):
+        read_config(path, {})
+
+
+def test_what_the_master_found_valid_is_what_the_workers_get(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "models: [{name: one, source: model.pt, image: {crop: 99}, task: image-classification}]",
+        encoding="utf-8",
+    )
+    config = read_config(path, {})
+    path.write_text("broken", encoding="utf-8")
+    handed_over = {
+        "BATCHSERVE_CONFIG": str(path),
+        "BATCHSERVE_VALID_CONFIG": config.model_dump_json(exclude_unset=True),
+    }
+    received = valid_config(handed_over)
+    assert received == config
+    # What was not stated may still come from elsewhere.
+    assert received.models[0].image.model_fields_set == {"crop"}
+    assert received.models[0].source == str(tmp_path / "model.pt")

@@ -115,3 +115,22 @@ def test_the_readmes_config_is_valid_and_its_commands_exist(tmp_path: Path):
     made = [line.split()[1] for line in commands if line.startswith("make ")]
     assert made == ["serve", "test"]
     assert set(made) <= set(targets)
+
+
+async def test_the_task_of_the_docs_works(serve, configure, tmp_path: Path, monkeypatch):
+    document = text_of("docs/tasks.md")
+    (tmp_path / "letters.py").write_text(fences(document, "python")[0], encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = yaml.safe_load(fences(document, "yaml")[0])
+    client = await serve(Config.model_validate(shown, context={"folder": tmp_path}))
+    response = await client.post("/predict", json={"input": "Hello"})
+    output = (await response.json())["output"]
+    assert {letter: count for letter, count in output.items() if count} == {
+        "h": 1.0,
+        "e": 1.0,
+        "l": 2.0,
+        "o": 1.0,
+    }
+    refused = await client.post("/predict", json={"input": "two words"})
+    assert refused.status == 422
+    assert "not one word" in (await refused.json())["error"]

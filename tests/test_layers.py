@@ -15,7 +15,7 @@ PACKAGE = ROOT / "batchserve"
 # Each line may import from those above it, and from its own folder.
 BATCHING = ["batching.bucket", "batching.policy", "batching.cost"]
 LAYERS = [
-    ["errors", "memory"],
+    ["errors", "memory", "signals"],
     ["importing"],
     ["config", "batch"],
     ["tasks", "loading", "decoding", "metrics", *BATCHING],

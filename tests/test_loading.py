@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import squeezenet1_1
+from torchvision.models import resnet18, squeezenet1_1
 
+from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.loading import load_module, pick_device, place_module
 
@@ -456,7 +457,7 @@ def test_a_whole_module_is_refused_with_both_ways_out(refused, save, tmp_path, t
     assert refused(source="model.pt") == (
         f"model tiny: {tmp_path / 'model.pt'} holds more than weights: a whole pickled module, "
         f"which runs whatever code the file contains when it is loaded. If you trust its origin, "
-        f"set trust: true; better, save model.state_dict() and set architecture:"
+        f"set trust: true; better, save model.state_dict() and name its architecture"
     )
 
 
@@ -747,3 +748,18 @@ def test_a_module_is_compiled_where_that_is_asked_for(configure, trained):
     compiled = place_module(trained, config, torch.device("cpu"))
     assert compiled is not trained
     assert compiled._orig_mod is trained
+
+
+@pytest.mark.parametrize("source", ["architecture", "weights"])
+def test_a_fine_tuned_model_of_torchvision_has_classes_of_its_own(tmp_path: Path, source):
+    trained = resnet18(num_classes=5).eval()
+    path = tmp_path / "flowers.pt"
+    torch.save(trained.state_dict(), path)
+    described = (
+        {"source": str(path), "architecture": "torchvision:resnet18"}
+        if source == "architecture"
+        else {"source": "torchvision:resnet18", "weights": str(path)}
+    )
+    module = load_module(ModelConfig.model_validate({"name": "flowers", **described}))
+    batch = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(module(batch), trained(batch))

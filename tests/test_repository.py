@@ -64,7 +64,7 @@ async def test_labels_that_do_not_fit_the_model_are_found_out_at_the_start(confi
     config = configure(
         source="tests.models:MeanColour", task="image-classification", labels=["red", "green"]
     )
-    with pytest.raises(LoadError, match="each of 2 classes"):
+    with pytest.raises(LoadError, match="there are 2 labels"):
         await repository_of(config).load()
 
 

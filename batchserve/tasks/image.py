@@ -33,7 +33,9 @@ def from_base64(text: str) -> bytes:
         # MIME wraps lines, and shells add a newline.
         return pybase64.b64decode("".join(text.split()), validate=True)
     except ValueError as error:
-        raise InvalidInput(f"the input is not base64: {error}") from None
+        raise InvalidInput(
+            f"the input is not base64 ({error}); send the file's content, not its name or address"
+        ) from None
 
 
 def open_image(data: bytes, max_megapixels: float) -> Image.Image:

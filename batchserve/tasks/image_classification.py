@@ -112,10 +112,10 @@ class ImageClassification(Task):
             ValueError: the model's number of classes is not that of the labels.
         """
         if row.ndim != 1 or (self._labels is not None and len(self._labels) != row.numel()):
-            classes = len(self._labels) if self._labels is not None else "any number of"
+            labels = "" if self._labels is None else f", and there are {len(self._labels)} labels"
             raise ValueError(
-                f"the model's row has shape {list(row.shape)}; image-classification with these "
-                f"labels needs one score for each of {classes} classes"
+                f"the model answers with shape {list(row.shape)}{labels}; image-classification "
+                f"needs one score for each class, and a label for each or none"
             )
         best = torch.topk(row, min(parameters.top_k, row.numel()))
         return [

@@ -65,7 +65,8 @@ async def read_body(request: web.Request, task: Task, pool: DecodePool) -> Body:
         return Body([data], is_list=False, size=len(data))
     accepted = [JSON, *([MULTIPART, *task.media_types] if task.media_types else [])]
     raise UnsupportedMedia(
-        f"Content-Type {kind} is not read here; send one of {', '.join(accepted)}"
+        f"Content-Type {kind} is not read here; state what you send in a header, "
+        f"Content-Type: one of {', '.join(accepted)}"
     )
 
 

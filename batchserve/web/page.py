@@ -58,7 +58,8 @@ def _example(version: ModelVersion) -> dict[str, Any]:
         return {"takes_files": version.loaded, "body": ""}
     example = version.task.example()
     if example is None:
-        return {"takes_files": False, "body": '{"input": [1.0, 2.0]}'}
+        guess = "[1.0, 2.0]" if version.config.task == "tensor" else "…"
+        return {"takes_files": False, "body": f'{{"input": {guess}}}'}
     if example.numel() > NUMBERS_SHOWN:
         return {"takes_files": False, "body": f'{{"input": numbers of shape {[*example.shape]}}}'}
     return {"takes_files": False, "body": json.dumps({"input": example.tolist()})}

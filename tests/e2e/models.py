@@ -19,3 +19,9 @@ class OneSecond(nn.Module):
     def forward(self, batch: Tensor) -> Tensor:
         time.sleep(1)
         return batch
+
+
+def slow_to_load() -> nn.Module:
+    """Takes longer to load than any test waits."""
+    time.sleep(1000)
+    return OneSecond()

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import requests
 
 from tests.conftest import ROOT
-from tests.e2e.conftest import APP, BIN, GUNICORN, PATIENCE_S, Server, wait_for
+from tests.e2e.conftest import APP, BIN, GUNICORN, PATIENCE_S, Server, free_port, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -165,3 +166,27 @@ def test_check_describes_a_good_config_and_explains_a_bad_one(tmp_path: Path):
     assert bad.returncode == 1
     assert "did you mean resnet18" in bad.stderr
     assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_the_models_load_is_obeyed(launch, with_signal):
+    server = launch({**TINY, "source": "tests.e2e.models:slow_to_load"}, wait=False)
+    wait_for(lambda: "tiny:1 loading" in server.output(), server)
+    assert server.stop(with_signal) == 0
+    assert "SIGKILL" not in server.output()
+    assert "Traceback" not in server.output()
+
+
+@pytest.mark.parametrize("command", [[str(BIN / "batchserve"), "serve"], [*GUNICORN, APP]])
+@pytest.mark.parametrize("bind", ["127.0.0.1:{port}", "unix:taken.sock"])
+def test_an_address_in_use_is_refused_and_left_alone(launch, tmp_path: Path, command, bind):
+    bind = bind.format(port=free_port())
+    first = launch(TINY, server={"bind": bind})
+    first.log = first.log.rename(tmp_path / "first.log")
+    folders = set(Path(tempfile.gettempdir()).glob("batchserve-metrics-*"))
+    second = launch(TINY, server={"bind": bind}, command=command, wait=False)
+    assert second.process.wait(PATIENCE_S) != 0
+    assert f"{bind} is in use" in second.output()
+    assert "Traceback" not in second.output()
+    assert set(Path(tempfile.gettempdir()).glob("batchserve-metrics-*")) == folders
+    assert first.stop() == 0

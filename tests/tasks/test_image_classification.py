@@ -270,9 +270,9 @@ def test_other_parameters_are_refused(parameters):
 @pytest.mark.parametrize("shape", [(3,), (5,), (1000,), (2, 2), ()])
 def test_a_row_that_does_not_fit_the_labels_is_refused_with_both_sizes(shape):
     task = ImageClassification(ImageConfig(), ["cat", "dog", "bird", "fish"])
-    with pytest.raises(ValueError, match=re.escape(f"{list(shape)}; ")) as caught:
+    with pytest.raises(ValueError, match=re.escape(f"shape {list(shape)}, ")) as caught:
         task.encode(torch.zeros(shape), TopK())
-    assert "one score for each of 4 classes" in str(caught.value)
+    assert "there are 4 labels" in str(caught.value)
 
 
 def test_a_row_of_planes_is_refused_without_labels_too():

@@ -248,7 +248,7 @@ def test_the_shape_is_found_out_from_the_module():
     ("keys", "shape", "dtype"),
     [
         ({"input_shape": (5, 10)}, (5, 10), "float32"),
-        ({"input_shape": (10,), "input_dtype": "float64"}, (10,), "float64"),
+        ({"input_shape": (10,), "input_dtype": "int32"}, (10,), "int32"),
         ({"input_dtype": "int64"}, None, "int64"),
         ({"input_shape": ()}, (), "float32"),
     ],

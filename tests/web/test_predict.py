@@ -304,7 +304,7 @@ async def closed(client: Client) -> dict[str, float]:
 
 async def test_alone_a_request_is_a_batch_of_one_that_waits_for_nobody(serve):
     # An hour: waiting for company would be noticed.
-    client = await serve(**DOUBLE, batching={"max_batch_size": 8, "max_wait_ms": 3_600_000})
+    client = await serve(**DOUBLE, batching={"max_batch_size": 8, "max_wait_ms": 20_000})
     for i in range(3):
         response = await client.post("/predict", **number(i))
         assert response.headers["X-Batch-Size"] == "1"
@@ -318,7 +318,7 @@ async def test_a_list_travels_in_one_batch(serve):
 
 
 async def test_a_list_longer_than_a_batch_travels_in_several(serve):
-    client = await serve(**DOUBLE, batching={"max_batch_size": 4, "max_wait_ms": 3_600_000})
+    client = await serve(**DOUBLE, batching={"max_batch_size": 4, "max_wait_ms": 20_000})
     response = await client.post("/predict", json={"inputs": [[i] for i in range(10)]})
     assert response.headers["X-Batch-Size"] == "4"
     assert await closed(client) == {"full": 2.0, "idle": 1.0}
@@ -476,7 +476,7 @@ async def test_a_client_whose_time_is_over_gives_its_place_in_the_queue_to_the_n
 
 async def test_a_client_that_hangs_up_during_its_forward_pass_harms_nobody(serve, submitted):
     # Only a batch of two, or an hour, would end their wait together.
-    batching = {"max_batch_size": 2, "max_wait_ms": 3_600_000, "policy": "fixed"}
+    batching = {"max_batch_size": 2, "max_wait_ms": 20_000, "policy": "fixed"}
     client = await serve(**DOUBLE, batching=batching)
     runner, items = gate(client), submitted(batcher_of(client))
     pair = [asyncio.create_task(client.post("/predict", **number(i))) for i in (2, 3)]
@@ -491,7 +491,7 @@ async def test_a_client_that_hangs_up_during_its_forward_pass_harms_nobody(serve
 
 
 async def test_nobody_waits_for_a_client_that_leaves_in_the_middle_of_its_body(serve):
-    batching = {"max_batch_size": 8, "max_wait_ms": 3_600_000}
+    batching = {"max_batch_size": 8, "max_wait_ms": 20_000}
     client = await serve(**DOUBLE, batching=batching)
     batcher = batcher_of(client)
     _, writer = await asyncio.open_connection(client.host, client.port)
@@ -511,7 +511,7 @@ async def test_nobody_waits_for_a_client_that_leaves_in_the_middle_of_its_body(s
 
 
 async def test_a_slow_body_is_waited_for(serve):
-    batching = {"max_batch_size": 8, "max_wait_ms": 3_600_000}
+    batching = {"max_batch_size": 8, "max_wait_ms": 20_000}
     client = await serve(**DOUBLE, batching=batching)
     batcher = batcher_of(client)
     reader, writer = await asyncio.open_connection(client.host, client.port)
