@@ -120,6 +120,29 @@ def test_a_batch_is_formed_when_the_device_becomes_free_from_all_that_wait():
     run_virtual(main)
 
 
+def test_clients_who_come_back_at_once_join_whoever_waits_already():
+    async def main() -> None:
+        batches: list[Batch] = []
+        runner = GatedRunner()
+        async with batching(runner, batches=batches) as batcher:
+
+            async def come_back() -> None:
+                for _ in range(2):
+                    (future,) = submit(batcher, 1.0)
+                    await future
+
+            clients = [asyncio.create_task(come_back()) for _ in range(N - 1)]
+            await runner.wait_started()
+            (waiting,) = submit(batcher, 2.0)
+            runner.release()
+            runner.release()
+            await asyncio.gather(waiting, *clients)
+        # Without a turn for the clients, it would be one by one: 3, 1, 3.
+        assert [len(batch) for batch in batches] == [N - 1, N]
+
+    run_virtual(main)
+
+
 def test_adaptive_waits_for_a_request_that_is_being_decoded():
     async def main() -> None:
         batches: list[Batch] = []
