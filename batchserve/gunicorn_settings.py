@@ -170,11 +170,18 @@ def _share_metrics() -> None:
 
     prometheus_client looks for it when it is imported.
     """
-    if MULTIPROC_DIR not in os.environ:
-        os.environ[MULTIPROC_DIR] = tempfile.mkdtemp(prefix=OWN_FOLDER)
-        # Where Gunicorn does not get as far as `on_exit`; not in the workers, who inherit this.
-        master = os.getpid()
-        atexit.register(lambda: _remove_metrics() if os.getpid() == master else None)
+    if MULTIPROC_DIR in os.environ:
+        return
+    folder = os.environ[MULTIPROC_DIR] = tempfile.mkdtemp(prefix=OWN_FOLDER)
+    master = os.getpid()
+
+    def clean_up() -> None:
+        # Workers inherit this, and end before their master does.
+        if os.getpid() == master:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # Gunicorn does not always get as far as its own hook, `on_exit`.
+    atexit.register(clean_up)
 
 
 def _forget_gauges(pid: int) -> None:

@@ -6,7 +6,7 @@ from batchserve.batch import Item
 
 
 class Bucket:
-    """A FIFO of items that can be stacked. Never empty while the batcher keeps it."""
+    """A FIFO of items that can be stacked; a policy is never shown an empty one."""
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
