@@ -74,7 +74,9 @@ def free_port() -> int:
 
 def start(command: list[str], folder: Path, base: str = "", **environ: str) -> Server:
     log = folder / "server.log"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environ}
+    # What a killed server leaves behind goes with the test's folder.
+    own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)}
+    env = {**os.environ, **own, **environ}
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, cwd=folder, env=env, stdout=file, stderr=subprocess.STDOUT

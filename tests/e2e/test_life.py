@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -183,10 +182,12 @@ def test_an_address_in_use_is_refused_and_left_alone(launch, tmp_path: Path, com
     bind = bind.format(port=free_port())
     first = launch(TINY, server={"bind": bind})
     first.log = first.log.rename(tmp_path / "first.log")
-    folders = set(Path(tempfile.gettempdir()).glob("batchserve-metrics-*"))
+    folders = set(tmp_path.glob("batchserve-metrics-*"))
+    assert len(folders) == 1
     second = launch(TINY, server={"bind": bind}, command=command, wait=False)
     assert second.process.wait(PATIENCE_S) != 0
     assert f"{bind} is in use" in second.output()
     assert "Traceback" not in second.output()
-    assert set(Path(tempfile.gettempdir()).glob("batchserve-metrics-*")) == folders
+    assert set(tmp_path.glob("batchserve-metrics-*")) == folders
     assert first.stop() == 0
+    assert not any(tmp_path.glob("batchserve-metrics-*"))
