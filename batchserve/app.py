@@ -10,7 +10,8 @@ from contextlib import suppress
 from aiohttp import web
 
 from batchserve import signals
-from batchserve.config import Config, config_path, valid_config
+from batchserve.config import Config
+from batchserve.config_file import config_path, valid_config
 from batchserve.decoding import DecodePool
 from batchserve.errors import StartupError
 from batchserve.loading import use_threads

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from batchserve import __version__
-from batchserve.config import DEFAULT_CONFIG, ENV_CONFIG, ENV_PREFIX, Config, read_config
+from batchserve.config import Config
+from batchserve.config_file import DEFAULT_CONFIG, ENV_CONFIG, ENV_PREFIX, read_config
 from batchserve.errors import StartupError
 from batchserve.memory import use_huge_pages
 

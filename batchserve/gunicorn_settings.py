@@ -19,7 +19,8 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from batchserve.config import ENV_VALID, Config, config_path, read_config, valid_config
+from batchserve.config import Config
+from batchserve.config_file import ENV_VALID, config_path, read_config, valid_config
 from batchserve.errors import ConfigError, StartupError
 from batchserve.memory import use_huge_pages
 from batchserve.signals import STOP_SIGNALS

@@ -14,7 +14,8 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from PIL import Image
 
 from batchserve.app import build_app
-from batchserve.config import Config, read_config
+from batchserve.config import Config
+from batchserve.config_file import read_config
 
 # pytest-asyncio looks for a current loop, which would make one that nobody closes.
 asyncio.set_event_loop(None)

@@ -8,15 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from batchserve.config import (
-    BatchingConfig,
-    Config,
-    ImageConfig,
-    ServerConfig,
-    config_path,
-    read_config,
-    valid_config,
-)
+from batchserve.config import BatchingConfig, Config, ImageConfig, ServerConfig
+from batchserve.config_file import config_path, read_config, valid_config
 from batchserve.errors import ConfigError
 from tests.conftest import ROOT
 

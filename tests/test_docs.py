@@ -13,13 +13,7 @@ from pydantic import BaseModel
 
 from batchserve import errors
 from batchserve.app import ROUTES
-from batchserve.config import (
-    BatchingConfig,
-    Config,
-    ImageConfig,
-    ModelConfig,
-    ServerConfig,
-)
+from batchserve.config import BatchingConfig, Config, ImageConfig, ModelConfig, ServerConfig
 from batchserve.metrics import Metrics
 from tests.conftest import ROOT
 

@@ -18,6 +18,7 @@ LAYERS = [
     ["errors", "memory", "signals"],
     ["importing"],
     ["config", "batch"],
+    ["config_file"],
     ["tasks", "loading", "decoding", "metrics", *BATCHING],
     ["runners"],
     ["batching.batcher"],
@@ -35,7 +36,7 @@ HOMES = {
     "aiohttp": ["web", "app"],
     "gunicorn": ["gunicorn_settings"],
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations"],
-    "yaml": ["config"],
+    "yaml": ["config_file"],
     "PIL": ["tasks", "demo"],
     "typer": ["cli"],
 }
@@ -105,7 +106,7 @@ def test_libraries_stay_where_they_are_at_home(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "gunicorn_settings", "config", "memory", "batching.policy"]
+    "module", ["cli", "gunicorn_settings", "config_file", "memory", "batching.policy"]
 )
 def test_the_master_and_the_policies_never_load_torch(module):
     code = f"import sys, batchserve.{module}; sys.exit('torch' in sys.modules)"

@@ -1,0 +1,145 @@
+"""Read the configuration: one YAML file and the environment, once, at the edge."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from batchserve.config import Config
+from batchserve.errors import ConfigError
+
+ENV_PREFIX = "BATCHSERVE_"
+ENV_CONFIG = "BATCHSERVE_CONFIG"
+ENV_VALID = "BATCHSERVE_VALID_CONFIG"
+# What Kubernetes sets in each pod for a service that is named batchserve.
+KUBERNETES = re.compile(r"BATCHSERVE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_\w+)?)$").match
+DEFAULT_CONFIG = "config.yaml"
+
+
+def valid_config(environ: Mapping[str, str]) -> Config:
+    """Return the config that the server runs with.
+
+    That is the one which Gunicorn's master has found valid and put into `BATCHSERVE_VALID_CONFIG`;
+    the file may have been changed since, for the next reload. Without it, the file is read.
+
+    Raises:
+        ConfigError: it is wrong.
+    """
+    if ENV_VALID in environ:
+        return Config.model_validate_json(environ[ENV_VALID])
+    return read_config(config_path(environ), environ)
+
+
+def config_path(environ: Mapping[str, str]) -> Path:
+    """Return the file that `BATCHSERVE_CONFIG` names, config.yaml otherwise."""
+    return Path(environ.get(ENV_CONFIG, DEFAULT_CONFIG))
+
+
+def read_config(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read the file, lay the environment over it, and validate.
+
+    Args:
+        path: of a YAML file.
+        environ: `BATCHSERVE_SERVER__BIND` overrides `server.bind`, `BATCHSERVE_MODELS__0__DEVICE`
+            the first model's `device`; values are read as YAML.
+
+    Raises:
+        ConfigError: with one line per mistake, naming the key, the value and the fix.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no file {path}; name your config, or start from ours"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    if raw is None:
+        raise ConfigError(f"{path} is empty; it must hold the key models")
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold the keys server and models, not {_short(raw)}")
+    _lay_over(raw, environ)
+    try:
+        return Config.model_validate(raw, context={"folder": path.resolve().parent})
+    except ValidationError as error:
+        # A union reports one mistake for each of its members.
+        lines = list(dict.fromkeys(f"  {_explain(mistake)}" for mistake in error.errors()))
+        raise ConfigError("\n".join([f"{path} is not a valid configuration:", *lines])) from None
+
+
+# pydantic-settings does as much for mappings, but cannot address the elements of a list.
+def _lay_over(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for variable in sorted(environ):
+        if not variable.startswith(ENV_PREFIX) or variable in (ENV_CONFIG, ENV_VALID):
+            continue
+        if KUBERNETES(variable):
+            continue
+        *parents, last = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        value = _value(variable, environ[variable])
+        node: Any = raw
+        try:
+            for key in parents:
+                if not isinstance(node, list) and node.get(key) is None:
+                    node[key] = {}
+                node = node[int(key) if isinstance(node, list) else key]
+            node[int(last) if isinstance(node, list) else last] = value
+        except (AttributeError, IndexError, TypeError, ValueError):
+            raise ConfigError(
+                f"the environment variable {variable} names no place in the configuration; "
+                f"write {ENV_PREFIX}SERVER__BIND or {ENV_PREFIX}MODELS__0__DEVICE"
+            ) from None
+
+
+def _value(variable: str, text: str) -> Any:
+    if text == "-":  # to YAML a list of null, to us standard output
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the environment variable {variable} cannot be read as YAML: {text!r}: {error}"
+        ) from None
+
+
+def _explain(mistake: Any) -> str:
+    where = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        *parents, key = mistake["loc"]
+        known = _keys_at(parents)
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if mistake["type"] == "missing":
+        return f"{where}: is missing"
+    if where == "server.admin_token":
+        return f"{where}: there is no administration yet; leave it out"
+    message = mistake["msg"].removeprefix("Value error, ")
+    if not where or isinstance(mistake["input"], dict | BaseModel):
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message} (it is {_short(mistake['input'])})"
+
+
+def _keys_at(location: list[int | str]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            section = _section_in(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (list, Union, UnionType):
+        return next(filter(None, map(_section_in, get_args(annotation))), None)
+    return None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"  # noqa: PLR2004 - fits a terminal's line
