@@ -12,7 +12,7 @@ from aiohttp import web
 from batchserve import signals
 from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
-from batchserve.decoding import DecodePool
+from batchserve.decoding import CodecPool
 from batchserve.errors import StartupError
 from batchserve.loading import use_threads
 from batchserve.metrics import Metrics
@@ -96,7 +96,7 @@ async def build_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[REPOSITORY] = repository
     app[METRICS] = metrics
-    app[POOL] = DecodePool(config.server.threads_of_decoding)
+    app[POOL] = CodecPool(config.server.threads_of_decoding)
     app.add_routes(ROUTES)
     app.cleanup_ctx.extend([_decoding, _models, _gauges])
     app.on_shutdown.append(_drain)

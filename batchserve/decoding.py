@@ -9,7 +9,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class DecodePool:
+class CodecPool:
     """Runs what would block the event loop for longer than a hand-over costs (about 100 µs).
 
     Decoding is bounded by the batchers: whatever is in its queue holds a place in one of theirs.

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from batchserve.batch import Item
 from batchserve.batching.batcher import Arrival
-from batchserve.decoding import DecodePool
+from batchserve.decoding import CodecPool
 from batchserve.errors import ModelFailed, RequestError
 from batchserve.repository import ModelVersion
 from batchserve.tasks.base import Task
@@ -47,7 +47,7 @@ async def infer(
     body_bytes: int,
     parameters: BaseModel,
     deadline_s: float,
-    pool: DecodePool,
+    pool: CodecPool,
 ) -> Answer:
     """Return the model's answer to each payload.
 
@@ -84,7 +84,7 @@ async def infer(
     return _answer(outputs, items, decode_s, is_small=is_small)
 
 
-async def _decode_in_pool(task: Task, payloads: Sequence[Any], pool: DecodePool) -> list[Any]:
+async def _decode_in_pool(task: Task, payloads: Sequence[Any], pool: CodecPool) -> list[Any]:
     decoding = [
         asyncio.ensure_future(pool.decode(_decode, task, payloads, i)) for i in range(len(payloads))
     ]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from batchserve.config import Config
-from batchserve.decoding import DecodePool
+from batchserve.decoding import CodecPool
 from batchserve.errors import InvalidInput, ModelFailed, TooLarge
 from batchserve.inference import Answer, infer
 from batchserve.repository import ModelRepository, ModelVersion
@@ -21,7 +21,7 @@ async def loaded(config: Config) -> ModelVersion:
 
 
 async def ask(model: ModelVersion, *payloads: object, body_bytes: int = 0) -> Answer:
-    pool = DecodePool(1)
+    pool = CodecPool(1)
     try:
         with model.batcher.arrival() as arrival:
             return await infer(

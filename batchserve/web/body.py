@@ -9,7 +9,7 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 from pydantic import ValidationError
 
-from batchserve.decoding import DecodePool
+from batchserve.decoding import CodecPool
 from batchserve.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
 from batchserve.tasks.base import Task
 from batchserve.web.keys import CONFIG
@@ -39,7 +39,7 @@ class Body:
     size: int
 
 
-async def read_body(request: web.Request, task: Task, pool: DecodePool) -> Body:
+async def read_body(request: web.Request, task: Task, pool: CodecPool) -> Body:
     """Read and parse the body: JSON, multipart, or one raw input.
 
     Raises:
@@ -81,7 +81,7 @@ def body_too_large(request: web.Request) -> TooLarge:
     return TooLarge(f"the body is over the limit of max_body_mb={limit_mb:g}")
 
 
-async def _read_json(request: web.Request, task: Task, pool: DecodePool) -> Body:
+async def _read_json(request: web.Request, task: Task, pool: CodecPool) -> Body:
     data = await request.read()
     if len(data) < INLINE_JSON_BYTES:
         payloads, is_list = parse_json(data, task)

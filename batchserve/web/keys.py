@@ -3,14 +3,14 @@
 from aiohttp import web
 
 from batchserve.config import Config
-from batchserve.decoding import DecodePool
+from batchserve.decoding import CodecPool
 from batchserve.inference import Answer
 from batchserve.metrics import Metrics
 from batchserve.repository import ModelRepository, ModelVersion
 
 CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
-POOL = web.AppKey("pool", DecodePool)
+POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
 
 REQUEST_ID = web.RequestKey("request_id", str)
