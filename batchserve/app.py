@@ -89,6 +89,7 @@ async def build_app(config: Config) -> web.Application:
     repository = ModelRepository(
         config.models,
         on_batch=lambda model, batch: metrics.on_batch(model.name, model.version, batch),
+        hang_s=config.server.hang_seconds,
     )
     await repository.load()
 

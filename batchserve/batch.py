@@ -1,27 +1,53 @@
-"""The nouns that everybody shares: an item, and the batch that it travels in.
+"""The nouns that everybody shares: what a request asks for, an item, and the batch it travels in.
 
 All times are seconds on one monotonic clock, the batcher's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Hashable
 
     import torch
+
+
+class Priority(IntEnum):
+    """Who passes whom; 1 is the highest, as in the Open Inference Protocol."""
+
+    INTERACTIVE = 1  # somebody sits and waits
+    NORMAL = 2
+    BULK = 3  # takes what the others leave, and a small share in any case
 
 
 class CloseReason(StrEnum):
     """Why a batch was closed when it was."""
 
-    FULL = "full"  # it holds max_batch_size items
-    WAIT = "wait"  # its oldest item has waited max_wait_ms
+    FULL = "full"  # it holds max_batch_size items, or as many as the device is fastest with
+    WAIT = "wait"  # its oldest item has waited long enough
     IDLE = "idle"  # the device is free and nobody else can join
+    DEADLINE = "deadline"  # one item more would have made one in it late
     DRAIN = "drain"  # the server is shutting down
+    RETRY = "retry"  # a part of a batch that failed
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a request asks for.
+
+    Attributes:
+        due_s: when its answer is promised; later is late, but still an answer.
+        deadline_s: an answer after this is worth nothing.
+        priority: who it passes while it waits.
+    """
+
+    due_s: float
+    deadline_s: float
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(slots=True, eq=False)
@@ -30,22 +56,23 @@ class Item:
 
     Attributes:
         tensor: the input, without the batch dimension.
-        future: resolved with the output's row, or with an exception.
+        bucket_key: only items of one key can share a batch.
+        request: whose item it is; requests take turns.
+        terms: the request's.
         queued_s: when it was put on the queue; its wait counts from here.
-        deadline_s: an answer after this is worth nothing.
+        future: resolved with the output's row, or with an exception.
+        alone: it has failed before, and travels without neighbours.
         batch: the batch it travelled in, once it has left the queue.
-        bucket_key: only items of one shape and dtype can be stacked.
     """
 
     tensor: torch.Tensor
-    future: asyncio.Future[Any]
+    bucket_key: Hashable
+    request: Hashable
+    terms: Terms
     queued_s: float
-    deadline_s: float
+    future: asyncio.Future[Any]
+    alone: bool = False
     batch: Batch | None = None
-    bucket_key: tuple[tuple[int, ...], torch.dtype] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.bucket_key = tuple(self.tensor.shape), self.tensor.dtype
 
 
 @dataclass(slots=True, eq=False)
@@ -53,16 +80,22 @@ class Batch:
     """Items that share one forward pass.
 
     Attributes:
-        items: of one shape and dtype, in the order of their arrival.
+        items: of one bucket, in the order in which their turns came.
         reason: why it was closed.
         formed_s: when it was closed; what an item waited in the queue ends here.
+        started_s: when its forward pass began.
         forward_s: how long the forward pass took; 0 until it is done.
     """
 
     items: list[Item]
     reason: CloseReason
     formed_s: float
+    started_s: float = 0.0
     forward_s: float = 0.0
+
+    @property
+    def bucket_key(self) -> Hashable:
+        return self.items[0].bucket_key
 
     def __len__(self) -> int:
         return len(self.items)

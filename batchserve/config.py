@@ -3,6 +3,7 @@
 `config_file.py` reads them. Paths are relative to the file's folder.
 """
 
+import math
 import os
 import re
 from pathlib import Path
@@ -46,6 +47,9 @@ class ServerConfig(Section):
     )
     drain_seconds: float = Field(
         10, ge=0, description="How long a stop waits for what was accepted."
+    )
+    hang_seconds: float = Field(
+        60, gt=0, description="A forward pass that takes longer is hung; the worker is replaced."
     )
     torch_threads: int | None = Field(
         None, ge=1, description="Per worker, for one forward pass; null: cores ÷ workers."
@@ -208,10 +212,22 @@ class ModelConfig(Section):
         "the first layer where that is a Linear.",
     )
     input_dtype: Literal["float32", "int64", "int32", "uint8", "bool"] = "float32"
+    slo_ms: float | None = Field(
+        None,
+        gt=0,
+        description="The promise: answers come within it, or the request is refused on arrival.",
+    )
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     batching: BatchingConfig = BatchingConfig()
+
+    @property
+    def max_wait_s(self) -> float:
+        """T; infinity: a promise alone decides how long waiting pays."""
+        if self.slo_ms is not None and "max_wait_ms" not in self.batching.model_fields_set:
+            return math.inf
+        return self.batching.max_wait_ms / 1000
 
     @field_validator("device")
     @classmethod
@@ -266,6 +282,24 @@ class Config(Section):
                     f"models.{number}.batching.max_wait_ms ({model.batching.max_wait_ms:g}) is not "
                     f"below server.default_timeout_ms ({self.server.default_timeout_ms:g}): "
                     f"whoever waits so long gets 504"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _promises_end_before_deadlines(self) -> "Config":
+        for number, model in enumerate(self.models):
+            if model.slo_ms is None:
+                continue
+            if model.slo_ms > self.server.default_timeout_ms:
+                raise ValueError(
+                    f"models.{number}.slo_ms ({model.slo_ms:g}) is above "
+                    f"server.default_timeout_ms ({self.server.default_timeout_ms:g}), after which "
+                    f"nobody is answered; raise the one or lower the other"
+                )
+            if model.batching.policy == "fixed":
+                raise ValueError(
+                    f"models.{number}.slo_ms is kept by policy adaptive, and not by fixed; leave "
+                    f"out one of them"
                 )
         return self
 

@@ -18,7 +18,8 @@ BatchserveError
     ├── ModelFailed       500    the model failed on this item
     ├── InternalError     500    we failed
     ├── Unavailable       503    try again after `retry_after_s`
-    │   ├── QueueFull
+    │   ├── QueueFull              no place in the queue
+    │   ├── Overloaded             the answer would come too late
     │   ├── Draining
     │   └── NotReady
     └── DeadlineExceeded  504    not computed, or computed too late
@@ -108,6 +109,10 @@ class Unavailable(RequestError):
 
 class QueueFull(Unavailable):
     code = "queue_full"
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
 
 
 class Draining(Unavailable):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from batchserve.batch import Item
+from batchserve.batch import CloseReason, Item
 from batchserve.batching.batcher import Arrival
 from batchserve.decoding import CodecPool
 from batchserve.errors import ModelFailed, RequestError
@@ -28,12 +28,14 @@ class Answer:
     Attributes:
         outputs: one for each input, in the order of the inputs.
         batch_size: items that shared the forward pass.
+        batch_reason: why the batch was closed when it was; of several batches, the last one.
         decode_s: for all inputs together, the wait for a thread included.
         is_small: the outputs are few numbers, and cost the event loop little.
     """
 
     outputs: list[Any]
     batch_size: int
+    batch_reason: CloseReason
     decode_s: float
     queue_s: float
     forward_s: float
@@ -46,7 +48,6 @@ async def infer(
     payloads: Sequence[Any],
     body_bytes: int,
     parameters: BaseModel,
-    deadline_s: float,
     pool: CodecPool,
 ) -> Answer:
     """Return the model's answer to each payload.
@@ -57,12 +58,11 @@ async def infer(
         payloads: as the client sent them.
         body_bytes: the size of the whole body; a small one is decoded on the loop.
         parameters: an instance of the task's `Parameters`.
-        deadline_s: on the batcher's clock.
         pool: for decoding and encoding what is not small.
 
     Raises:
         InvalidInput, TooLarge: of the first payload that is wrong; nothing was computed.
-        QueueFull: there is no room for all of them; nothing was decoded.
+        QueueFull, Overloaded: there is no room or no time for all; nothing was decoded.
         ModelFailed, DeadlineExceeded: of the first item that failed.
     """
     arrival.reserve(len(payloads))
@@ -73,7 +73,7 @@ async def infer(
         tensors = await _decode_in_pool(model.task, payloads, pool)
     decode_s = perf_counter() - started_s
 
-    items = arrival.submit(tensors, deadline_s)
+    items = arrival.submit(tensors)
     rows = await _rows_of(items)
 
     is_small = all(_is_small(row, len(rows)) for row in rows)
@@ -97,12 +97,13 @@ async def _decode_in_pool(task: Task, payloads: Sequence[Any], pool: CodecPool) 
 
 
 async def _rows_of(items: Sequence[Item]) -> list[Any]:
+    futures = [item.future for item in items]
     try:
-        return await asyncio.gather(*(item.future for item in items))
+        return await asyncio.gather(*futures)
     finally:
         # If one has failed, nobody waits for the others any more.
-        for item in items:
-            item.future.cancel()
+        for future in futures:
+            future.cancel()
 
 
 def _decode(task: Task, payloads: Sequence[Any], index: int) -> Any:
@@ -135,6 +136,7 @@ def _answer(
     return Answer(
         outputs=outputs,
         batch_size=max(map(len, batches)),
+        batch_reason=max(batches, key=lambda batch: batch.started_s).reason,
         decode_s=decode_s,
         queue_s=max(waits),
         forward_s=max(batch.forward_s for batch in batches),

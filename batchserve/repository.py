@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from batchserve.batch import Batch
 from batchserve.batching.batcher import Batcher
+from batchserve.batching.cost import Cost
 from batchserve.batching.policy import POLICIES
+from batchserve.batching.scheduler import Scheduler
 from batchserve.config import ModelConfig
 from batchserve.errors import Draining, LoadError, NotFound, NotReady
 from batchserve.loading import DTYPES, load_module, pick_device, place_module
@@ -43,8 +46,9 @@ class ModelVersion:
     device: str
     forward_s: dict[int, float]  # seconds by batch size, at warm-up
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, hang_s: float = math.inf) -> None:
         self.config = config
+        self._hang_s = hang_s
         self.name = config.name
         self.version = config.version
         self.state = State.LOADING
@@ -63,7 +67,7 @@ class ModelVersion:
     def condition(self) -> str:
         """The state in words, for an operator."""
         if self.state is State.READY and not self.batcher.running:
-            return "broken: its batching loop has ended"
+            return f"broken: {self.batcher.lost}"
         return str(self.state)
 
     def check_ready(self) -> None:
@@ -179,13 +183,15 @@ class ModelVersion:
         runner = await choose_runner(forward, example, full_batch_s, size)
         batcher = Batcher(
             f"{self.name}:{self.version}",
-            POLICIES[batching.policy](size, batching.max_wait_ms / 1000),
+            Scheduler(
+                POLICIES[batching.policy](size, self.config.max_wait_s),
+                Cost(size, self.forward_s),
+                batching.max_queue_size,
+            ),
             runner,
-            batching.max_queue_size,
             on_batch=lambda batch: on_batch(self, batch),
+            hang_s=self._hang_s,
         )
-        for warmed_size, seconds in self.forward_s.items():
-            batcher.cost.observe(warmed_size, seconds)
         batcher.start()
         return batcher
 
@@ -197,12 +203,16 @@ class ModelRepository:
         configs: the first one answers where no model is named; of several versions of one model,
             the first answers where no version is named.
         on_batch: called with each version's batches.
+        hang_s: a forward pass that takes longer never returns.
     """
 
     def __init__(
-        self, configs: Sequence[ModelConfig], on_batch: OnBatch = lambda _model, _batch: None
+        self,
+        configs: Sequence[ModelConfig],
+        on_batch: OnBatch = lambda _model, _batch: None,
+        hang_s: float = math.inf,
     ) -> None:
-        self.versions = [ModelVersion(config) for config in configs]
+        self.versions = [ModelVersion(config, hang_s) for config in configs]
         self._on_batch = on_batch
 
     async def load(self) -> None:

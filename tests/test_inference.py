@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+from batchserve.batch import Terms
 from batchserve.config import Config
 from batchserve.decoding import CodecPool
 from batchserve.errors import InvalidInput, ModelFailed, TooLarge
@@ -23,14 +24,14 @@ async def loaded(config: Config) -> ModelVersion:
 async def ask(model: ModelVersion, *payloads: object, body_bytes: int = 0) -> Answer:
     pool = CodecPool(1)
     try:
-        with model.batcher.arrival() as arrival:
+        never_s = model.batcher.clock() + 60
+        with model.batcher.arrival(Terms(never_s, never_s)) as arrival:
             return await infer(
                 model,
                 arrival,
                 payloads,
                 body_bytes,
                 model.task.Parameters(),
-                model.batcher.clock() + 60,
                 pool,
             )
     finally:

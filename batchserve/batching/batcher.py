@@ -1,33 +1,32 @@
 """The batcher: one coroutine that collects items, runs them in batches and resolves their futures.
 
-The mutable state is the queue of items that handlers put in, the buckets that the coroutine sorts
-them into, the batch that the runner has, and the requests that are still arriving.
+It waits and acts; what goes next, and who is let in, is decided by the `Scheduler`, which holds
+everything that waits.
 """
 
 import asyncio
-import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from batchserve.batch import Batch, Item
-from batchserve.batching.bucket import Bucket
-from batchserve.batching.cost import Cost
-from batchserve.batching.policy import Close, FixedPolicy, QueueView
+from batchserve.batch import Batch, CloseReason, Item, Terms
+from batchserve.batching.quarantine import REFUSED, Quarantine
+from batchserve.batching.scheduler import Scheduler
 from batchserve.errors import (
     DeadlineExceeded,
     Draining,
     InternalError,
     ModelFailed,
-    QueueFull,
+    NotReady,
     RequestError,
-    TooLarge,
 )
-from batchserve.runners.base import Runner
+from batchserve.runners.base import DeviceLost, OutOfMemory, Runner
+from batchserve.runners.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -38,20 +37,26 @@ logger = logging.getLogger(__name__)
 # handlers start: one turn to read, one to run what the reading woke, and that once more for the
 # clients who answer at once to the batch before.
 TURNS_TO_LET_IN = 3
+# A hung pass is noticed late by this share of the time it is given.
+WATCH_SHARE = 0.25
+
+
+def shape_and_dtype(tensor: "torch.Tensor") -> Hashable:
+    """What two items must have in common to be stacked."""
+    return tuple(tensor.shape), tensor.dtype
 
 
 class Arrival(AbstractContextManager["Arrival"]):
-    """A request that is being read and decoded, and that others may wait for.
+    """A request, from its head to its answer; until its `submit`, others may wait for it.
 
-    Leaving the context without a `submit` gives everything up.
-
-    Attributes:
-        places: in the queue, held for this request's items.
+    Leaving the context takes everything back that has not been computed.
     """
 
-    def __init__(self, batcher: "Batcher") -> None:
+    def __init__(self, batcher: "Batcher", terms: Terms, arrived_s: float) -> None:
         self._batcher = batcher
-        self.places = 0
+        self.terms = terms
+        self.arrived_s = arrived_s
+        self.items: list[Item] = []
 
     def reserve(self, count: int) -> None:
         """Hold places for so many items, before the work of decoding them.
@@ -59,15 +64,14 @@ class Arrival(AbstractContextManager["Arrival"]):
         Raises:
             TooLarge: they could never fit in the queue.
             QueueFull: they do not fit in it now.
+            Overloaded: they would be answered too late.
         """
-        self._batcher.check_room_for(count)
-        self.places = count
+        self._batcher.reserve(self, count)
 
-    def submit(self, tensors: Sequence["torch.Tensor"], deadline_s: float) -> list[Item]:
+    def submit(self, tensors: Sequence["torch.Tensor"]) -> list[Item]:
         """Put one item for each tensor on the queue, into the places that are held for them."""
-        items = self._batcher.put(tensors, deadline_s)
-        self._batcher.leave(self)
-        return items
+        self.items = self._batcher.put(self, tensors)
+        return self.items
 
     def __exit__(
         self,
@@ -83,124 +87,126 @@ class Batcher:
 
     Args:
         name: for logs, as in `resnet:1`.
-        policy: decides when a batch is closed.
+        scheduler: holds what waits and decides what goes next.
         runner: runs the forward pass.
-        max_queue_size: items that may wait.
+        bucket_key: items for which it returns the same can share a batch.
         on_batch: called with each batch after its forward pass.
+        hang_s: a forward pass that takes longer never returns.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         name: str,
-        policy: FixedPolicy,
+        scheduler: Scheduler,
         runner: Runner,
-        max_queue_size: int,
+        bucket_key: Callable[["torch.Tensor"], Hashable] = shape_and_dtype,
         on_batch: Callable[[Batch], None] = lambda _: None,
+        hang_s: float = math.inf,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.name = name
         self.clock = clock
-        self.cost = Cost()
-        self._policy = policy
+        self.scheduler = scheduler
         self.runner = runner
-        self._max_queue_size = max_queue_size
+        self.lost: str | None = None  # why this process cannot go on
+        self._bucket_key = bucket_key
         self._on_batch = on_batch
-        self._queue: asyncio.Queue[Item] = asyncio.Queue()
-        self._buckets: dict[Any, Bucket] = {}
-        self._batch: Batch | None = None
-        self._arrivals: set[Arrival] = set()
+        self._hang_s = hang_s
+        self._quarantine = Quarantine()
+        self._arriving: set[Arrival] = set()
+        self._computing: Batch | None = None
         self._draining = False
-        self._patience: asyncio.Timeout | None = None
+        self._news: asyncio.Future[None] | None = None
         self._loop: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        scheduler.on_expired = _expire
 
     # What handlers call.
 
-    def arrival(self) -> Arrival:
+    def arrival(self, terms: Terms) -> Arrival:
         """Announce a request before its body is read.
 
         Raises:
             Draining: the server is shutting down.
+            NotReady: this process is about to be replaced.
             QueueFull: there is no place for even one item.
+            Overloaded: it would be answered too late.
         """
         if self._draining:
             raise Draining("the server is shutting down; another one will answer")
-        self.check_room_for(1)
-        arrival = Arrival(self)
-        self._arrivals.add(arrival)
+        if self.lost:
+            raise NotReady(f"{self.name} is being replaced: {self.lost}")
+        now_s = self.clock()
+        self.scheduler.check(1, terms, now_s)
+        arrival = Arrival(self, terms, now_s)
+        self._arriving.add(arrival)
         return arrival
 
-    def check_room_for(self, count: int) -> None:
-        """Raise if so many items do not fit in the queue: see `Arrival.reserve`."""
-        if count > self._max_queue_size:
-            raise TooLarge(
-                f"{count} inputs in one request; at most max_queue_size={self._max_queue_size} "
-                f"can ever wait, so send them in several requests"
-            )
-        if self._taken + count > self._max_queue_size:
-            self._forget_cancelled()
-        if self._taken + count > self._max_queue_size:
-            raise QueueFull(
-                f"{self._taken} of max_queue_size={self._max_queue_size} places are taken, and "
-                f"{count} more are needed",
-                retry_after_s=max(
-                    1, math.ceil(self.cost.seconds_for(self._taken + self.in_flight))
-                ),
-            )
+    def reserve(self, arrival: Arrival, count: int) -> None:
+        """Hold places: see `Arrival.reserve`."""
+        arrival.terms = self.scheduler.terms_for(count, arrival.terms)
+        self.scheduler.check(count, arrival.terms, self.clock())
+        self.scheduler.hold(arrival, count, arrival.terms.priority)
 
-    def put(self, tensors: Sequence["torch.Tensor"], deadline_s: float) -> list[Item]:
-        """Put items on the queue, all of them or none: see `Arrival.submit`."""
+    def put(self, arrival: Arrival, tensors: Sequence["torch.Tensor"]) -> list[Item]:
+        """Put items on the queue, all of them: see `Arrival.submit`."""
         loop = asyncio.get_running_loop()
         now_s = self.clock()
-        items = [Item(tensor, loop.create_future(), now_s, deadline_s) for tensor in tensors]
-        for item in items:
-            self._queue.put_nowait(item)
+        items = [
+            Item(
+                tensor, self._bucket_key(tensor), arrival, arrival.terms, now_s,
+                loop.create_future(),
+            )
+            for tensor in tensors
+        ]  # fmt: skip
+        self.scheduler.admit(arrival, self._without_refused(items, now_s), arrival.arrived_s)
+        self._arriving.discard(arrival)
+        self._wake()
         return items
 
     def leave(self, arrival: Arrival) -> None:
-        """Nothing more comes of this arrival; whoever waited for it need not any longer."""
-        if arrival in self._arrivals:
-            self._arrivals.remove(arrival)
-            self._nudge()
+        """Nothing more comes of this request, and nobody waits for what is left of it."""
+        self._arriving.discard(arrival)
+        self.scheduler.withdraw(arrival, arrival.items)
+        self._wake()
 
     # What the owner calls.
 
     def start(self) -> None:
         self._loop = asyncio.create_task(self.run(), name=f"batcher {self.name}")
         self._loop.add_done_callback(self._on_end)
+        if self._hang_s < math.inf:
+            self._watch = asyncio.create_task(self._watch_passes(), name=f"watch {self.name}")
 
     def drain(self) -> None:
         """Admit nothing more, and wait for nobody any more."""
         self._draining = True
-        self._nudge()
+        self._wake()
 
     async def close(self) -> None:
         """End the loop; what is still unanswered gets `Draining`."""
         self.drain()
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+        tasks = [task for task in (self._loop, self._watch) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.runner.close()
 
     @property
     def running(self) -> bool:
         """Whether the loop is there to serve; readiness asks this."""
-        return self._loop is not None and not self._loop.done()
+        return self._loop is not None and not self._loop.done() and self.lost is None
 
     @property
     def queued(self) -> int:
         """Items that wait for a forward pass."""
-        return self._queue.qsize() + sum(map(len, self._buckets.values()))
-
-    @property
-    def _taken(self) -> int:
-        """Places in the queue: with an item in them, or held for one that is being decoded."""
-        return self.queued + sum(arrival.places for arrival in self._arrivals)
+        return self.scheduler.queued
 
     @property
     def in_flight(self) -> int:
         """Items in the forward pass that is running."""
-        return len(self._batch) if self._batch else 0
+        return self.scheduler.running
 
     def __repr__(self) -> str:
         return f"<Batcher {self.name} | {self.queued} queued, {self.in_flight} in flight>"
@@ -209,120 +215,179 @@ class Batcher:
 
     async def run(self) -> None:
         """Collect, forward, resolve, for ever. Nothing that an item does can end this."""
-        while True:
+        while self.lost is None:
             try:
-                self._batch = await self._collect()
-                rows = await self._forward(self._batch)
-                self._resolve(self._batch, rows)
+                batch = self._computing = await self._collect()
+                await self._compute(batch)
             except Exception:
                 logger.exception("%s: a bug in batchserve; everything that waits gets 500", self)
                 self._fail_everything(InternalError("the batcher failed; this is a bug"))
-            self._batch = None
+            self._computing = None
 
     async def _collect(self) -> Batch:
         while True:
-            await self._let_in()
-            now_s = self.clock()
-            self._forget_dead(now_s)
-            view = QueueView(now_s, self._buckets.values(), len(self._arrivals), self._draining)
-            decision = self._policy.decide(view)
-            if isinstance(decision, Close):
-                items = decision.bucket.pop(self._policy.max_batch_size)
-                return Batch(items, decision.reason, now_s)
+            for _ in range(TURNS_TO_LET_IN):
+                await asyncio.sleep(0)
+            decision = self.scheduler.next_batch(
+                self.clock(), len(self._arriving), draining=self._draining
+            )
+            if isinstance(decision, Batch):
+                return decision
             await self._wait_for_news(decision.until_s)
 
-    async def _forward(self, batch: Batch) -> Sequence[Any] | RequestError:
+    async def _compute(self, batch: Batch) -> None:
+        """Resolve every item. A batch that fails is halved until the guilty items are alone."""
+        parts = [batch]
+        while parts and self.lost is None:
+            part = self._alive(parts.pop())
+            if not part.items:
+                continue
+            outcome = await self._forward(part)
+            if isinstance(outcome, Exception):
+                parts += self._halve(part, outcome)
+            else:
+                self._resolve(part, outcome)
+
+    async def _forward(self, batch: Batch) -> Sequence[Any] | Exception:
+        batch.started_s = self.clock()
         for item in batch.items:
             item.batch = batch
-        started_s = self.clock()
+        self.scheduler.started(batch)
+        outcome: Sequence[Any] | Exception
         try:
-            rows = await self.runner.forward([item.tensor for item in batch.items])
-            if len(rows) != len(batch):
-                raise ValueError(f"{len(rows)} rows came back for {len(batch)} items")
+            outcome = await self.runner.forward([item.tensor for item in batch.items])
+            if len(outcome) != len(batch):
+                outcome = ValueError(f"{len(outcome)} rows came back for {len(batch)} items")
         except (Exception, asyncio.CancelledError) as error:
             if self._loop is not None and self._loop.cancelling():
                 raise
-            logger.exception("%s: a forward pass of %d items failed", self, len(batch))
-            return ModelFailed(
-                f"the model failed on a batch of {len(batch)} with this input in it "
-                f"({type(error).__name__}); the server's log has the traceback"
-            )
-        else:
-            return rows
-        finally:
-            batch.forward_s = self.clock() - started_s
+            outcome = error if isinstance(error, Exception) else RuntimeError("it was cancelled")
+        now_s = self.clock()
+        batch.forward_s = now_s - batch.started_s
+        self.scheduler.finished(batch, now_s, succeeded=not isinstance(outcome, Exception))
+        return outcome
 
-    def _resolve(self, batch: Batch, rows: Sequence[Any] | RequestError) -> None:
-        if isinstance(rows, RequestError):
-            self._fail(batch.items, rows)
-        else:
-            self.cost.observe(len(batch), batch.forward_s)
-            for item, row in zip(batch.items, rows, strict=True):
-                if not item.future.done():
-                    item.future.set_result(row)
+    def _resolve(self, batch: Batch, rows: Sequence[Any]) -> None:
+        for item, row in zip(batch.items, rows, strict=True):
+            if isinstance(row, Exception):
+                self._fail([item], ModelFailed(str(row)))
+            elif not item.future.done():
+                item.future.set_result(row)
+            if item.alone:
+                self._quarantine.absolve(fingerprint(item.tensor))
+        self._report(batch)
+
+    def _halve(self, batch: Batch, error: Exception) -> list[Batch]:
+        """Return the parts to try after a batch has failed; none if nobody else can be guilty."""
+        if isinstance(error, DeviceLost):
+            self._lose(f"the device does not answer any more ({error})")
+            return []
+        if isinstance(error, OutOfMemory):
+            self.scheduler.memory.ran_out(batch.bucket_key, len(batch), self.clock())
+        logger.error(
+            "%s: a forward pass of %d items failed: %s", self, len(batch), error, exc_info=error
+        )
+        if len(batch) == 1:
+            self._convict(batch, error)
+            return []
+        middle = len(batch) // 2
+        halves = batch.items[middle:], batch.items[:middle]
+        return [Batch(half, CloseReason.RETRY, batch.formed_s) for half in halves]
+
+    def _convict(self, batch: Batch, error: Exception) -> None:
+        """The item of this batch has failed, and alone."""
+        self._quarantine.blame(fingerprint(batch.items[0].tensor), self.clock())
+        what = "ran out of memory" if isinstance(error, OutOfMemory) else "failed"
+        reason = ModelFailed(
+            f"the model {what} on this input ({type(error).__name__}); the server's log has the "
+            f"traceback"
+        )
+        self._fail(batch.items, reason)
+        self._report(batch)
+
+    # The parts of it.
+
+    async def _wait_for_news(self, until_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._news = loop.create_future()
+        timer = None
+        if until_s < math.inf:
+            timer = loop.call_later(max(0.0, until_s - self.clock()), self._wake)
+        try:
+            await self._news
+        finally:
+            self._news = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    def _without_refused(self, items: Sequence[Item], now_s: float) -> list[Item]:
+        """Mark the items that have failed before; fail and leave out those that did so twice."""
+        if not self._quarantine:
+            return list(items)
+        for item in items:
+            offences = self._quarantine.offences(fingerprint(item.tensor), now_s)
+            item.alone = offences > 0
+            if offences >= REFUSED:
+                known = "the model has failed on this very input twice; it is not tried again"
+                self._fail([item], ModelFailed(known))
+        return [item for item in items if not item.future.done()]
+
+    def _alive(self, batch: Batch) -> Batch:
+        """Leave out whom nobody waits for any more."""
+        now_s = self.clock()
+        for item in batch.items:
+            if item.terms.deadline_s <= now_s:
+                _expire(item)
+        batch.items = [item for item in batch.items if not item.future.done()]
+        return batch
+
+    def _report(self, batch: Batch) -> None:
         try:
             self._on_batch(batch)
         except Exception:
             logger.exception("%s: a batch could not be counted", self)
 
-    # The parts of it.
+    async def _watch_passes(self) -> None:
+        """Notice a pass that never returns; one on the loop's own thread, Gunicorn notices."""
+        while self.lost is None:
+            await asyncio.sleep(WATCH_SHARE * self._hang_s)
+            if self.scheduler.running_since(self.clock()) > self._hang_s:
+                self._lose(f"a forward pass has not returned for {self._hang_s:g} s")
 
-    async def _let_in(self) -> None:
-        for _ in range(TURNS_TO_LET_IN):
-            await asyncio.sleep(0)
-        self._sort_all_in()
-
-    async def _wait_for_news(self, until_s: float | None) -> None:
-        delay_s = None if until_s is None else max(0.0, until_s - self.clock())
-        try:
-            async with asyncio.timeout(delay_s) as self._patience:
-                self._sort_in(await self._queue.get())
-        except TimeoutError:
-            pass
-        finally:
-            self._patience = None
-
-    def _nudge(self) -> None:
-        if self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(asyncio.get_running_loop().time())
-
-    def _sort_in(self, item: Item) -> None:
-        self._buckets.setdefault(item.bucket_key, Bucket()).append(item)
-
-    def _sort_all_in(self) -> None:
-        while not self._queue.empty():
-            self._sort_in(self._queue.get_nowait())
-
-    def _forget_dead(self, now_s: float) -> None:
-        for bucket in self._buckets.values():
-            expired = bucket.drop_dead(now_s)
-            self._fail(expired, DeadlineExceeded("the deadline passed in the queue"))
-        self._buckets = {key: bucket for key, bucket in self._buckets.items() if len(bucket)}
-
-    def _forget_cancelled(self) -> None:
-        self._sort_all_in()
-        self._forget_dead(self.clock())
-        # What was sorted in is no news to the loop, should it be waiting for some.
-        self._nudge()
+    def _lose(self, reason: str) -> None:
+        """Nothing will be computed any more: answer everybody, so that the process can go."""
+        self.lost = reason
+        logger.critical("%s: %s", self, reason)
+        if self._computing is not None:
+            self._fail(self._computing.items, DeadlineExceeded(f"not computed: {reason}"))
+        self._fail_everything(NotReady(f"{self.name} is being replaced: {reason}"))
 
     def _on_end(self, loop: asyncio.Task[None]) -> None:
         """Leave nobody waiting for a loop that is no more; readiness tells that it has ended."""
-        self._fail_everything(
-            Draining("the server was stopped before this was computed")
-            if self._draining
-            else InternalError("the batching loop has ended")
-        )
+        if self._draining:
+            error: RequestError = Draining("the server was stopped before this was computed")
+        else:
+            self.lost = self.lost or "the batching loop has ended"
+            error = InternalError(self.lost)
+        self._fail_everything(error)
 
     def _fail_everything(self, error: RequestError) -> None:
-        self._sort_all_in()
-        waiting = [bucket.pop(len(bucket)) for bucket in self._buckets.values()]
-        in_flight = self._batch.items if self._batch else []
-        self._fail([*in_flight, *itertools.chain.from_iterable(waiting)], error)
-        self._buckets = {}
-        self._batch = None
+        computing = self._computing.items if self._computing else []
+        self._fail([*computing, *self.scheduler.take_all()], error)
+        self._computing = None
 
     @staticmethod
     def _fail(items: Sequence[Item], error: RequestError) -> None:
         for item in items:
             if not item.future.done():
-                item.future.set_exception(error)
+                # One for each: whoever catches it adds to its traceback.
+                item.future.set_exception(copy(error))
+
+
+def _expire(item: Item) -> None:
+    if not item.future.done():
+        item.future.set_exception(DeadlineExceeded("the deadline passed in the queue"))

@@ -1,42 +1,159 @@
-"""Items of one shape and dtype, waiting in the order of their arrival."""
+"""Items that can share a batch, in the order in which they are served.
 
-from collections import deque
+Requests of one priority take turns, an item each: one with 1,000 items does not hold up the others.
+Between priorities, `Shares` decides.
+"""
 
-from batchserve.batch import Item
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+from batchserve.batch import Item, Priority
+from batchserve.batching.shares import Shares
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A request that waits for its next turn, since `since_s`, with the items it has left."""
+
+    since_s: float
+    items: deque[Item]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much waits.
+
+    Attributes:
+        items: all of them.
+        requests: whose items they are, and who take turns.
+    """
+
+    items: int
+    requests: int
+
+
+class Lane:
+    """Items of one priority. Every operation takes constant time, whatever waits."""
+
+    def __init__(self) -> None:
+        self._turns: OrderedDict[Hashable, _Turn] = OrderedDict()  # whose turn is next, first
+        self._by_age: OrderedDict[Hashable, None] = OrderedDict()
+        self._items = 0
+
+    def append(self, item: Item) -> None:
+        """Take an item into its request's turn; a new request comes last."""
+        turn = self._turns.get(item.request)
+        if turn is None:
+            turn = self._turns[item.request] = _Turn(item.queued_s, deque())
+            self._by_age[item.request] = None
+        turn.items.append(item)
+        self._items += 1
+
+    def pop(self, now_s: float) -> Item:
+        """Take the next item; its request goes to the end of the line."""
+        request, turn = next(iter(self._turns.items()))
+        item = turn.items.popleft()
+        self._items -= 1
+        if turn.items:
+            turn.since_s = now_s
+            self._turns.move_to_end(request)
+        else:
+            self._forget(request)
+        return item
+
+    def put_back(self, item: Item) -> None:
+        """Undo a `pop`: the item comes first again."""
+        turn = self._turns.get(item.request)
+        if turn is None:
+            turn = self._turns[item.request] = _Turn(item.queued_s, deque())
+            self._by_age[item.request] = None
+            self._by_age.move_to_end(item.request, last=False)
+        turn.items.appendleft(item)
+        turn.since_s = item.queued_s
+        self._turns.move_to_end(item.request, last=False)
+        self._items += 1
+
+    def withdraw(self, request: Hashable) -> int:
+        """Forget a request; return how many of its items waited here."""
+        turn = self._turns.get(request)
+        if turn is None:
+            return 0
+        self._forget(request)
+        self._items -= len(turn.items)
+        return len(turn.items)
+
+    @property
+    def requests(self) -> int:
+        return len(self._turns)
+
+    @property
+    def since_s(self) -> float:
+        """When the request that comes next began to wait for this turn."""
+        return next(iter(self._turns.values())).since_s
+
+    @property
+    def oldest(self) -> Item:
+        """The item that has been queued longest."""
+        return self._turns[next(iter(self._by_age))].items[0]
+
+    def __len__(self) -> int:
+        return self._items
+
+    def _forget(self, request: Hashable) -> None:
+        del self._turns[request]
+        del self._by_age[request]
 
 
 class Bucket:
-    """A FIFO of items that can be stacked; a policy is never shown an empty one."""
+    """The items of one key: a lane for each priority, and one for those whose time is over.
 
-    def __init__(self) -> None:
-        self._items: deque[Item] = deque()
+    A policy is never shown an empty one.
+    """
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.lanes = {priority: Lane() for priority in Priority}
+        # Promised for a moment that cannot be kept any more: served when nobody else waits.
+        self.late = Lane()
 
     def append(self, item: Item) -> None:
-        self._items.append(item)
+        self.lanes[item.terms.priority].append(item)
+
+    def next_priority(self, shares: Shares) -> Priority | None:
+        """Return whose turn it is; None: only late items wait."""
+        waiting = [priority for priority, lane in self.lanes.items() if lane]
+        return shares.first_of(waiting) if waiting else None
+
+    def take_all(self) -> list[Item]:
+        """Take everything, in no order that matters."""
+        return [lane.pop(0.0) for lane in self._all_lanes() for _ in range(len(lane))]
+
+    def loads(self) -> dict[Priority, Load]:
+        """Return what waits by priority; whoever is late is served after everybody else."""
+        return {
+            priority: Load(len(lane), lane.requests)
+            for priority, lane in self.lanes.items()
+            if lane
+        }
+
+    def withdraw(self, request: Hashable) -> int:
+        """Forget a request; return how many of its items waited here."""
+        return sum(lane.withdraw(request) for lane in self._all_lanes())
 
     @property
-    def oldest_s(self) -> float:
-        """When the item that waits longest was queued."""
-        return self._items[0].queued_s
-
-    def drop_dead(self, now_s: float) -> list[Item]:
-        """Forget the items that nobody waits for any more; return those whose time is over."""
-        live: deque[Item] = deque()
-        expired: list[Item] = []
-        for item in self._items:
-            if item.deadline_s <= now_s:
-                expired.append(item)
-            elif not item.future.done():
-                live.append(item)
-        self._items = live
-        return expired
-
-    def pop(self, most: int) -> list[Item]:
-        """Take up to `most` items, oldest first."""
-        return [self._items.popleft() for _ in range(min(most, len(self._items)))]
+    def oldest(self) -> Item:
+        """The item that has been queued longest."""
+        return min(
+            (lane.oldest for lane in self._all_lanes() if lane), key=lambda item: item.queued_s
+        )
 
     def __len__(self) -> int:
-        return len(self._items)
+        return sum(map(len, self._all_lanes()))
 
     def __repr__(self) -> str:
-        return f"<Bucket | {len(self)} waiting>"
+        return f"<Bucket {self.key} | {len(self)} waiting>"
+
+    def _all_lanes(self) -> Iterable[Lane]:
+        yield from self.lanes.values()
+        yield self.late

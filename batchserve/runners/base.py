@@ -7,6 +7,14 @@ if TYPE_CHECKING:
     import torch
 
 
+class OutOfMemory(Exception):
+    """The device's memory did not suffice for a batch; what the pass had taken is free again."""
+
+
+class DeviceLost(Exception):
+    """The device does not answer any more; only a new process helps."""
+
+
 class Runner(Protocol):
     """Runs one forward pass at a time.
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from batchserve import __version__
+from batchserve.batch import CloseReason, Priority
 from batchserve.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -21,8 +22,8 @@ from batchserve.errors import (
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.web.body import JSON, MULTIPART, PART
 from batchserve.web.keys import REPOSITORY
-from batchserve.web.predict import TIMEOUT
 from batchserve.web.schema import ErrorBody, schema_of
+from batchserve.web.terms import PRIORITY, TIMEOUT
 
 Schemas = dict[type[BaseModel], dict[str, Any]]
 
@@ -34,9 +35,27 @@ ERRORS: dict[type[RequestError], str] = {
     UnsupportedMedia: "A content type that is not read.",
     InvalidInput: "It parses, but is no valid input for this model.",
     ModelFailed: "The model failed on this input.",
-    Unavailable: "Queue full, draining, or not ready; try again after Retry-After seconds.",
+    Unavailable: "Queue full, overloaded, draining or not ready; try again after Retry-After s.",
     DeadlineExceeded: "The deadline passed.",
 }
+HEADERS: list[dict[str, Any]] = [
+    {
+        "name": TIMEOUT,
+        "in": "header",
+        "description": "An answer within so many milliseconds, or 504.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    {
+        "name": PRIORITY,
+        "in": "header",
+        "description": "Who passes whom in the queue; also as a number, 1 being the first.",
+        "schema": {
+            "type": "string",
+            "enum": [priority.name.lower() for priority in Priority],
+            "default": Priority.NORMAL.name.lower(),
+        },
+    },
+]
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -83,12 +102,6 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "query", "schema": described} for name, described in query.items()
     ]
-    timeout = {
-        "name": TIMEOUT,
-        "in": "header",
-        "description": "An answer within so many milliseconds, or 504.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
-    }
     errors = {
         str(error.status): {
             "description": text,
@@ -101,6 +114,7 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
         "headers": {
             "X-Request-Id": {"schema": {"type": "string"}},
             "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
+            "X-Batch-Reason": {"schema": {"type": "string", "enum": list(CloseReason)}},
             "Server-Timing": {"schema": {"type": "string"}},
         },
         "content": {JSON: {"schema": schemas[schema.response]}},
@@ -109,7 +123,7 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
         "post": {
             "summary": f"Ask {version.name}, version {version.version}.",
             "tags": ["predict"],
-            "parameters": [*parameters, timeout],
+            "parameters": [*parameters, *HEADERS],
             "requestBody": {"required": True, "content": content},
             "responses": {"200": answer, **errors},
         }

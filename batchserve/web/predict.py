@@ -1,7 +1,6 @@
 """POST /predict: from the request to the model's answer."""
 
 import asyncio
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +13,7 @@ from batchserve.inference import Answer, infer
 from batchserve.tasks.base import Task
 from batchserve.web.body import read_body
 from batchserve.web.keys import ANSWER, CONFIG, METRICS, MODEL, POOL, REPOSITORY
-
-TIMEOUT = "X-Request-Timeout-Ms"
+from batchserve.web.terms import read_terms
 
 
 async def predict(request: web.Request) -> web.Response:
@@ -25,17 +23,20 @@ async def predict(request: web.Request) -> web.Response:
     request[MODEL] = model
     model.check_ready()
     parameters = _parameters(model.task, request.query)
-    timeout_s = _timeout_s(request.headers, app[CONFIG].server.default_timeout_ms)
-    deadline_s = model.batcher.clock() + timeout_s
+    now_s = model.batcher.clock()
+    terms = read_terms(
+        request.headers, now_s, app[CONFIG].server.default_timeout_ms, model.config.slo_ms
+    )
     try:
-        async with asyncio.timeout(timeout_s):
-            with model.batcher.arrival() as arrival:
+        async with asyncio.timeout(terms.deadline_s - now_s):
+            with model.batcher.arrival(terms) as arrival:
                 body = await read_body(request, model.task, app[POOL])
                 answer = await infer(
-                    model, arrival, body.payloads, body.size, parameters, deadline_s, app[POOL]
+                    model, arrival, body.payloads, body.size, parameters, app[POOL]
                 )
     except TimeoutError:
-        raise DeadlineExceeded(f"no answer within {1000 * timeout_s:g} ms") from None
+        timeout_ms = 1000 * (terms.deadline_s - now_s)
+        raise DeadlineExceeded(f"no answer within {timeout_ms:g} ms") from None
     request[ANSWER] = answer
     app[METRICS].decode_seconds.labels(model.name, model.version).observe(answer.decode_s)
     outputs: dict[str, Any] = (
@@ -58,23 +59,13 @@ def _parameters(task: Task, query: Mapping[str, str]) -> BaseModel:
         ) from None
 
 
-def _timeout_s(headers: Mapping[str, str], default_ms: float) -> float:
-    stated = headers.get(TIMEOUT)
-    try:
-        timeout_ms = default_ms if stated is None else float(stated)
-    except ValueError:
-        timeout_ms = math.nan
-    if not (0 < timeout_ms < math.inf):
-        raise BadRequest(f"{TIMEOUT}: {stated!r} is not a number of milliseconds above 0")
-    return timeout_ms / 1000
-
-
 def _respond(content: bytes, answer: Answer) -> web.Response:
     return web.Response(
         body=content,
         content_type="application/json",
         headers={
             "X-Batch-Size": str(answer.batch_size),
+            "X-Batch-Reason": answer.batch_reason,
             "Server-Timing": (
                 f"decode;dur={1000 * answer.decode_s:.3f}, "
                 f"queue;dur={1000 * answer.queue_s:.3f}, "

@@ -20,47 +20,8 @@ from batchserve.errors import (
     QueueFull,
     TooLarge,
 )
-from batchserve.runners.base import Runner
 from batchserve.testing import FakeRunner, GatedRunner, run_virtual
-
-N, T_S, NEVER_S = 4, 0.010, 1e9
-
-
-@asynccontextmanager
-async def batching(
-    runner: Runner,
-    policy: FixedPolicy | None = None,
-    max_queue_size: int = 100,
-    batches: list[Batch] | None = None,
-) -> AsyncIterator[Batcher]:
-    batcher = Batcher(
-        "test:1",
-        policy or AdaptivePolicy(N, T_S),
-        runner,
-        max_queue_size,
-        on_batch=(batches if batches is not None else []).append,
-        clock=asyncio.get_running_loop().time,
-    )
-    batcher.start()
-    yield batcher
-    await batcher.close()
-
-
-def submit(
-    batcher: Batcher, *values: float, deadline_s: float = NEVER_S
-) -> list[asyncio.Future[Any]]:
-    """Put scalars on the queue, as one request."""
-    with batcher.arrival() as arrival:
-        arrival.reserve(len(values))
-        items = arrival.submit([torch.tensor(value) for value in values], deadline_s)
-    return [item.future for item in items]
-
-
-async def turns(count: int = 20) -> None:
-    """Let everything happen that needs no time."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
+from tests.batching.clients import N, NEVER_S, PATIENT, T_S, batching, submit, turns
 
 def test_alone_a_request_waits_for_nobody():
     async def main() -> None:
@@ -147,10 +108,10 @@ def test_adaptive_waits_for_a_request_that_is_being_decoded():
     async def main() -> None:
         batches: list[Batch] = []
         async with batching(FakeRunner(), batches=batches) as batcher:
-            with batcher.arrival() as slow:
+            with batcher.arrival(PATIENT) as slow:
                 (quick,) = submit(batcher, 1.0)
                 await asyncio.sleep(0.004)
-                (joined,) = slow.submit([torch.tensor(2.0)], NEVER_S)
+                (joined,) = slow.submit([torch.tensor(2.0)])
             await asyncio.gather(quick, joined.future)
         (batch,) = batches
         assert (len(batch), batch.reason) == (2, CloseReason.IDLE)
@@ -163,7 +124,7 @@ def test_adaptive_stops_waiting_when_that_request_turns_out_bad():
     async def main() -> None:
         batches: list[Batch] = []
         async with batching(FakeRunner(), batches=batches) as batcher:
-            with batcher.arrival():
+            with batcher.arrival(PATIENT):
                 (quick,) = submit(batcher, 1.0)
                 await asyncio.sleep(0.004)
             await quick
@@ -178,7 +139,7 @@ def test_adaptive_waits_for_a_slow_upload_no_longer_than_max_wait():
     async def main() -> None:
         batches: list[Batch] = []
         async with batching(FakeRunner(), batches=batches) as batcher:
-            with batcher.arrival():
+            with batcher.arrival(PATIENT):
                 (quick,) = submit(batcher, 1.0)
                 await quick
                 assert asyncio.get_running_loop().time() == pytest.approx(T_S)
@@ -192,8 +153,8 @@ def test_shapes_and_dtypes_batch_apart_even_when_they_alternate():
         batches: list[Batch] = []
         kinds = [torch.zeros(2), torch.zeros(3), torch.zeros(2, dtype=torch.int64)]
         async with batching(FakeRunner(), batches=batches) as batcher:
-            with batcher.arrival() as arrival:
-                items = arrival.submit([kind + i for i in range(3) for kind in kinds], NEVER_S)
+            with batcher.arrival(PATIENT) as arrival:
+                items = arrival.submit([kind + i for i in range(3) for kind in kinds])
             rows = await asyncio.gather(*(item.future for item in items))
             assert all(torch.equal(row, item.tensor) for row, item in zip(rows, items, strict=True))
         assert [len(batch) for batch in batches] == [3, 3, 3]
@@ -289,7 +250,7 @@ def test_the_queue_is_bounded_by_items_and_says_when_to_come_back():
     async def main() -> None:
         runner = GatedRunner()
         async with batching(runner, max_queue_size=3) as batcher:
-            batcher.cost.observe(1, 2.0)
+            batcher.scheduler.cost.observe(None, 1, 2.0)
             (in_flight,) = submit(batcher, 0.0)
             await runner.wait_started()
             waiting = submit(batcher, 1.0, 2.0)
@@ -300,7 +261,7 @@ def test_the_queue_is_bounded_by_items_and_says_when_to_come_back():
             assert repr(batcher) == "<Batcher test:1 | 2 queued, 1 in flight>"
             waiting += submit(batcher, 3.0)
             with pytest.raises(QueueFull):
-                batcher.arrival()
+                batcher.arrival(PATIENT)
             for _ in range(3):
                 runner.release()
             await asyncio.gather(in_flight, *waiting)
@@ -315,13 +276,13 @@ def test_places_are_held_for_what_is_being_decoded():
         async with batching(runner, max_queue_size=N) as batcher:
             submit(batcher, 0.0)
             await runner.wait_started()
-            with batcher.arrival() as slow:
+            with batcher.arrival(PATIENT) as slow:
                 slow.reserve(2)
                 submit(batcher, 1.0, 2.0)
                 with pytest.raises(QueueFull, match="4 of max_queue_size=4 places are taken"):
-                    batcher.arrival()
+                    batcher.arrival(PATIENT)
                 # Whoever came first is not turned away at last.
-                slow.submit([torch.tensor(3.0), torch.tensor(4.0)], NEVER_S)
+                slow.submit([torch.tensor(3.0), torch.tensor(4.0)])
             assert batcher.queued == N
 
     run_virtual(main)
@@ -331,7 +292,7 @@ def test_slow_uploads_shut_nobody_out():
     async def main() -> None:
         async with batching(FakeRunner(), max_queue_size=N) as batcher, AsyncExitStack() as stack:
             for _ in range(10 * N):
-                stack.enter_context(batcher.arrival())
+                stack.enter_context(batcher.arrival(PATIENT))
             (quick,) = submit(batcher, 1.0)
             assert (await quick).item() == 1.0
 
@@ -341,7 +302,7 @@ def test_slow_uploads_shut_nobody_out():
 def test_a_place_that_was_held_is_free_when_decoding_fails():
     async def main() -> None:
         async with batching(FakeRunner(), max_queue_size=N) as batcher:
-            with pytest.raises(ValueError, match="bad"), batcher.arrival() as bad:  # noqa: PT012
+            with pytest.raises(ValueError, match="bad"), batcher.arrival(PATIENT) as bad:  # noqa: PT012
                 bad.reserve(N)
                 raise ValueError("bad")
             await asyncio.gather(*submit(batcher, *range(N)))
@@ -360,7 +321,7 @@ def test_the_dead_count_neither_towards_n_nor_towards_t(policy):
             cancelled = submit(batcher, 1.0, 2.0)
             expired = submit(batcher, 3.0, deadline_s=0.020)
             await asyncio.sleep(0.030)
-            with batcher.arrival():
+            with batcher.arrival(PATIENT):
                 (live,) = submit(batcher, 4.0)
                 for future in cancelled:
                     future.cancel()
@@ -380,8 +341,8 @@ def test_what_is_no_tensor_is_refused_where_it_is_submitted():
     async def main() -> None:
         async with batching(FakeRunner()) as batcher:
             for _ in range(2):
-                with batcher.arrival() as arrival, pytest.raises(AttributeError):
-                    arrival.submit([torch.tensor(1.0), None], NEVER_S)  # type: ignore[list-item]
+                with batcher.arrival(PATIENT) as arrival, pytest.raises(AttributeError):
+                    arrival.submit([torch.tensor(1.0), None])  # type: ignore[list-item]
             assert batcher.queued == 0
             (good,) = submit(batcher, 2.0)
             assert (await good).item() == 2.0
@@ -478,7 +439,7 @@ def test_refused_requests_leave_nothing_behind():
             submit(batcher, 0.0)
             await runner.wait_started()
             for _ in range(1000):
-                with batcher.arrival():
+                with batcher.arrival(PATIENT):
                     pass
             assert batcher.queued == 0
             submit(batcher, *range(N))
@@ -515,14 +476,14 @@ def test_draining_admits_nothing_and_finishes_what_was_admitted_without_waiting(
     async def main() -> None:
         batches: list[Batch] = []
         async with batching(FakeRunner(), FixedPolicy(N, 100.0), batches=batches) as batcher:
-            with batcher.arrival() as admitted:
+            with batcher.arrival(PATIENT) as admitted:
                 (waiting,) = submit(batcher, 1.0)
                 await turns()
                 batcher.drain()
                 with pytest.raises(Draining):
-                    batcher.arrival()
+                    batcher.arrival(PATIENT)
                 assert (await waiting).item() == 1.0
-                (late,) = admitted.submit([torch.tensor(2.0)], NEVER_S)
+                (late,) = admitted.submit([torch.tensor(2.0)])
                 assert (await late.future).item() == 2.0
             assert asyncio.get_running_loop().time() == 0.0
         assert [batch.reason for batch in batches] == [CloseReason.DRAIN] * 2
@@ -549,7 +510,7 @@ def test_the_record_of_a_batch_tells_waits_and_the_pass():
     async def main() -> None:
         batches: list[Batch] = []
         async with batching(FakeRunner(lambda _: 0.25), batches=batches) as batcher:
-            with batcher.arrival():
+            with batcher.arrival(PATIENT):
                 submit(batcher, 1.0)
                 await asyncio.sleep(0.003)
                 (future,) = submit(batcher, 2.0)
@@ -568,7 +529,7 @@ def test_the_loop_dies_with_its_task_and_readiness_can_tell():
         async with batching(FakeRunner()) as batcher:
             assert batcher.running
             assert batcher._loop is not None
-            with batcher.arrival():
+            with batcher.arrival(PATIENT):
                 (waiting,) = submit(batcher, 1.0)
                 await turns()
                 batcher._loop.cancel()

@@ -1,0 +1,106 @@
+"""What a newcomer may expect: arithmetic over what waits, what is running and what it costs."""
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+from batchserve.batch import Priority, Terms
+from batchserve.batching.bucket import Load
+from batchserve.batching.cost import Cost
+from batchserve.batching.shares import WEIGHTS
+from batchserve.errors import Overloaded, QueueFull, TooLarge
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is ahead of a newcomer.
+
+    Attributes:
+        loads: by bucket and priority; None is the bucket of what is still being decoded.
+        busy_s: what is left of the pass that is running.
+        decode_s: what it takes to get from the door into the queue.
+    """
+
+    loads: Mapping[Hashable, Mapping[Priority, Load]]
+    busy_s: float
+    decode_s: float
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.loads and not self.busy_s
+
+    def seconds(self, cost: Cost) -> float:
+        """Return how long it takes to compute everything that waits."""
+        return sum(
+            cost.seconds_for(key, sum(load.items for load in loads.values()))
+            for key, loads in self.loads.items()
+        )
+
+
+def check_places(count: int, taken: int, max_queue_size: int, backlog: Backlog, cost: Cost) -> None:
+    """Raise if so many more items do not fit in the queue.
+
+    Raises:
+        TooLarge: they could never fit.
+        QueueFull: they do not fit now.
+    """
+    if count > max_queue_size:
+        raise TooLarge(
+            f"{count} inputs in one request; at most max_queue_size={max_queue_size} can ever "
+            f"wait, so send them in several requests"
+        )
+    if taken + count > max_queue_size:
+        raise QueueFull(
+            f"{taken} of max_queue_size={max_queue_size} places are taken, and {count} more are "
+            f"needed",
+            retry_after_s=whole_seconds(backlog.busy_s + backlog.seconds(cost)),
+        )
+
+
+def check_promise(count: int, terms: Terms, now_s: float, backlog: Backlog, cost: Cost) -> None:
+    """Raise if so many items cannot be answered in time.
+
+    Raises:
+        Overloaded: with the time after which they could be.
+    """
+    if backlog.is_empty:
+        # Nobody is held up, and an estimate that is too high would never be put right.
+        return
+    late_s = now_s + seconds_until_done(count, terms.priority, backlog, cost) - terms.due_s
+    if late_s > 0:
+        raise Overloaded(
+            f"the answer would come {late_s:.3g} s after it is due, because of what waits already",
+            retry_after_s=whole_seconds(late_s),
+        )
+
+
+def seconds_until_done(count: int, priority: Priority, backlog: Backlog, cost: Cost) -> float:
+    """Return after how many seconds so many new items will hardly be unanswered."""
+    waiting_s = sum(
+        cost.seconds_for(key, items_ahead(count, priority, loads))
+        for key, loads in backlog.loads.items()
+    )
+    own_s = cost.seconds_for(None, count)
+    return max(backlog.decode_s, backlog.busy_s + cost.caution * waiting_s) + cost.caution * own_s
+
+
+def items_ahead(count: int, priority: Priority, loads: Mapping[Priority, Load]) -> int:
+    """Return how many of the items that wait are served before the last of `count` new ones.
+
+    All of higher priority; of the same, as many turns of each request as the newcomer needs; of
+    lower ones, their share meanwhile.
+    """
+    higher = sum(load.items for other, load in loads.items() if other < priority)
+    same = loads.get(priority, Load(0, 0))
+    ahead = higher + min(same.items, count * same.requests)
+    shares = sum(
+        min(load.items, math.ceil((ahead + count) * WEIGHTS[other] / WEIGHTS[priority]))
+        for other, load in loads.items()
+        if other > priority
+    )
+    return ahead + shares
+
+
+def whole_seconds(seconds: float) -> int:
+    """Return what goes into Retry-After (RFC 9110, 10.2.3): whole seconds, at least 1."""
+    return max(1, math.ceil(seconds))

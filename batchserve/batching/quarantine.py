@@ -1,0 +1,47 @@
+"""Inputs that made a forward pass fail all by themselves, known again when they come back."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+# Once: it may have been chance, and travels alone. Twice: it is not computed again.
+ALONE, REFUSED = 1, 2
+FORGET_S = 600.0
+MOST_INPUTS = 1024
+
+
+@dataclass(slots=True)
+class _Offences:
+    count: int
+    last_s: float
+
+
+class Quarantine:
+    """How often each input was guilty lately, by its fingerprint."""
+
+    def __init__(self) -> None:
+        self._guilty: OrderedDict[int, _Offences] = OrderedDict()
+
+    def offences(self, fingerprint: int, now_s: float) -> int:
+        """Return how often this input was guilty in the last ten minutes."""
+        known = self._guilty.get(fingerprint)
+        if known is None:
+            return 0
+        if now_s - known.last_s > FORGET_S:
+            del self._guilty[fingerprint]
+            return 0
+        return known.count
+
+    def blame(self, fingerprint: int, now_s: float) -> None:
+        """This input has failed alone."""
+        count = self.offences(fingerprint, now_s) + 1
+        self._guilty[fingerprint] = _Offences(count, now_s)
+        self._guilty.move_to_end(fingerprint)
+        if len(self._guilty) > MOST_INPUTS:
+            self._guilty.popitem(last=False)
+
+    def absolve(self, fingerprint: int) -> None:
+        """This input has been computed after all."""
+        self._guilty.pop(fingerprint, None)
+
+    def __len__(self) -> int:
+        return len(self._guilty)

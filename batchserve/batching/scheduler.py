@@ -1,0 +1,272 @@
+"""What waits, what goes next, and who is let in: all decisions of the batcher, and no waiting.
+
+The time comes in as an argument, so that tests and simulations run exactly what production runs.
+The mutable state is the buckets of items, the places that are held for requests which are being
+decoded, and what is known of the pass that is running.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
+
+from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
+from batchserve.batching.admission import Backlog, check_places, check_promise
+from batchserve.batching.bucket import Bucket, Lane, Load
+from batchserve.batching.cost import Cost
+from batchserve.batching.memory_limit import MemoryLimit
+from batchserve.batching.policy import Close, Policy, View, Wait
+from batchserve.batching.shares import Shares
+
+# How fast the time from the door to the queue is followed.
+DECODE_WEIGHT = 0.1
+# An item that only a batch slower than this share of the best rate could save is late.
+WORTH_SAVING = 0.5
+
+
+class Scheduler:
+    """The queue of one model version.
+
+    Args:
+        policy: decides when a batch is closed, and how large.
+        cost: what passes take.
+        max_queue_size: items that may wait.
+        on_expired: called with each item that is found past its deadline.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        cost: Cost,
+        max_queue_size: int,
+        on_expired: Callable[[Item], None] = lambda _: None,
+    ) -> None:
+        self.policy = policy
+        self.cost = cost
+        self.memory = MemoryLimit(policy.max_batch_size)
+        self._max_queue_size = max_queue_size
+        self.on_expired = on_expired
+        self._buckets: dict[Hashable, Bucket] = {}
+        self._shares = Shares()
+        self.queued = 0  # items that wait for a pass
+        self._held: dict[Hashable, tuple[Priority, int]] = {}
+        self._places_held = 0
+        self._running: Batch | None = None
+        self._free_since_s = 0.0
+        self._decode_s = 0.0
+
+    # Who is let in.
+
+    def check(self, count: int, terms: Terms, now_s: float) -> None:
+        """Raise if so many more items have no place, or cannot be answered in time.
+
+        Raises:
+            TooLarge: there are more than could ever wait.
+            QueueFull: there is no place for them now.
+            Overloaded: they would be late.
+        """
+        backlog = self.backlog(now_s)
+        check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
+        if self.policy.keeps_promises:
+            check_promise(count, terms, now_s, backlog, self.cost)
+
+    def terms_for(self, count: int, terms: Terms) -> Terms:
+        """Return what is promised to so many items: more than a batch may take its own time."""
+        own_s = self.cost.seconds_for(None, count)
+        usual_s = self.cost.seconds(None, min(count, self.cost.knee(None)))
+        due_s = terms.due_s + self.cost.caution * (own_s - usual_s)
+        return replace(terms, due_s=min(due_s, terms.deadline_s))
+
+    def hold(self, request: Hashable, count: int, priority: Priority) -> None:
+        """Hold places for a request while it is decoded."""
+        self._held[request] = (priority, count)
+        self._places_held += count
+
+    def admit(self, request: Hashable, items: Iterable[Item], arrived_s: float) -> None:
+        """Put a request's items on the queue, in the places that are held for it."""
+        self._release(request)
+        for item in items:
+            self._put(item)
+            waited_s = item.queued_s - arrived_s
+            self._decode_s += DECODE_WEIGHT * (waited_s - self._decode_s)
+
+    def withdraw(self, request: Hashable, items: Iterable[Item] = ()) -> None:
+        """Forget a request and what waits of its items."""
+        self._release(request)
+        for key in {item.bucket_key for item in items}:
+            bucket = self._buckets.get(key)
+            if bucket is not None:
+                self.queued -= bucket.withdraw(request)
+                self._forget_if_empty(bucket)
+
+    def take_all(self) -> list[Item]:
+        """Take everything that waits, whatever becomes of it."""
+        items = [item for bucket in self._buckets.values() for item in bucket.take_all()]
+        self._buckets.clear()
+        self.queued = 0
+        return items
+
+    @property
+    def taken(self) -> int:
+        """Places in the queue: with an item in them, or held for one that is being decoded."""
+        return self.queued + self._places_held
+
+    @property
+    def running(self) -> int:
+        """Items in the pass that is running."""
+        return len(self._running) if self._running else 0
+
+    def running_since(self, now_s: float) -> float:
+        """Return for how many seconds the pass that is running has been; 0: none is."""
+        return now_s - self._running.started_s if self._running else 0.0
+
+    # What goes next.
+
+    def next_batch(self, now_s: float, arriving: int, *, draining: bool) -> Batch | Wait:
+        """Return the batch to compute now, or until when to wait for more.
+
+        Args:
+            now_s: the device is free.
+            arriving: requests that are being read or decoded.
+            draining: nobody is waited for.
+        """
+        until_s = math.inf
+        for bucket in sorted(self._buckets.values(), key=self._turn_of):
+            most = self.memory.of(bucket.key, now_s)
+            view = View(now_s, self._free_since_s, arriving, draining, self.cost, most)
+            decision = self.policy.decide(bucket, view)
+            if isinstance(decision, Wait):
+                until_s = min(until_s, decision.until_s)
+                continue
+            items, reason = self._fill(bucket, decision, now_s)
+            self._forget_if_empty(bucket)
+            if items:
+                return Batch(items, reason, now_s)
+        return Wait(until_s)
+
+    def started(self, batch: Batch) -> None:
+        """A pass has begun."""
+        self._running = batch
+
+    def finished(self, batch: Batch, now_s: float, *, succeeded: bool) -> None:
+        """A pass has ended, after `batch.forward_s`."""
+        self._running = None
+        self._free_since_s = now_s
+        if succeeded:
+            self.cost.observe(batch.bucket_key, len(batch), batch.forward_s)
+            self.memory.sufficed(batch.bucket_key, len(batch), now_s)
+            self.policy.observe(batch)
+
+    def _turn_of(self, bucket: Bucket) -> tuple[float, Priority, float]:
+        """Whoever's priority has had least comes first, then whoever waits longest for a turn."""
+        priority = bucket.next_priority(self._shares)
+        if priority is None:
+            return math.inf, Priority.BULK, bucket.late.since_s
+        return self._shares.had(priority), priority, bucket.lanes[priority].since_s
+
+    def _fill(self, bucket: Bucket, close: Close, now_s: float) -> tuple[list[Item], CloseReason]:
+        """Take items in the order of their turns, as long as nothing in the batch becomes late."""
+        items: list[Item] = []
+        due_s = math.inf
+        while len(items) < close.most and (priority := bucket.next_priority(self._shares)):
+            lane = bucket.lanes[priority]
+            item = self._pop(lane, now_s)
+            if item is None:
+                continue
+            if item.alone:
+                if items:
+                    self._put_back(lane, item)
+                return items or [item], CloseReason.FULL
+            tightest_s = min(due_s, item.terms.due_s)
+            if self._is_late(bucket, len(items) + 1, tightest_s, now_s):
+                if not self._is_hopeless(bucket, item, now_s):
+                    self._put_back(lane, item)
+                    return items, CloseReason.DEADLINE
+                self._put_late(bucket, item)
+                continue
+            self._shares.charge(priority)
+            due_s = tightest_s
+            items.append(item)
+        self._fill_up_with_late(bucket, items, close.most, due_s, now_s)
+        return items, close.reason
+
+    def _fill_up_with_late(
+        self, bucket: Bucket, items: list[Item], most: int, due_s: float, now_s: float
+    ) -> None:
+        while bucket.late and len(items) < most:
+            if self._is_late(bucket, len(items) + 1, due_s, now_s):
+                return
+            item = self._pop(bucket.late, now_s)
+            if item is not None:
+                items.append(item)
+
+    def _is_late(self, bucket: Bucket, size: int, due_s: float, now_s: float) -> bool:
+        """Whether a batch of this size, begun now, would miss this time."""
+        return self.policy.keeps_promises and now_s + self.cost.bound(bucket.key, size) > due_s
+
+    def _is_hopeless(self, bucket: Bucket, item: Item, now_s: float) -> bool:
+        """Whether an item cannot be in time at all, or only in a batch that holds up the rest."""
+        size = min(self.cost.size_worth(bucket.key, WORTH_SAVING), len(bucket) + 1)
+        return self._is_late(bucket, size, item.terms.due_s, now_s)
+
+    def _put(self, item: Item) -> None:
+        bucket = self._buckets.get(item.bucket_key)
+        if bucket is None:
+            bucket = self._buckets[item.bucket_key] = Bucket(item.bucket_key)
+        if not bucket.lanes[item.terms.priority]:
+            self._shares.join(item.terms.priority)
+        bucket.append(item)
+        self.queued += 1
+
+    def _pop(self, lane: Lane, now_s: float) -> Item | None:
+        """Take the next item; None: it was one that nobody waits for any more."""
+        item = lane.pop(now_s)
+        self.queued -= 1
+        if item.terms.deadline_s <= now_s:
+            self.on_expired(item)
+            return None
+        return None if item.future.done() else item
+
+    def _put_back(self, lane: Lane, item: Item) -> None:
+        lane.put_back(item)
+        self.queued += 1
+
+    def _put_late(self, bucket: Bucket, item: Item) -> None:
+        bucket.late.append(item)
+        self.queued += 1
+
+    def _forget_if_empty(self, bucket: Bucket) -> None:
+        if not bucket:
+            del self._buckets[bucket.key]
+
+    def _release(self, request: Hashable) -> None:
+        _, count = self._held.pop(request, (None, 0))
+        self._places_held -= count
+
+    # What a newcomer has to expect.
+
+    def backlog(self, now_s: float) -> Backlog:
+        """Return what is ahead of whoever comes now."""
+        loads: dict[Hashable, dict[Priority, Load]] = {
+            bucket.key: bucket.loads() for bucket in self._buckets.values()
+        }
+        if self._held:
+            loads[None] = self._loads_held()
+        return Backlog(loads, self._busy_s(now_s), self._decode_s)
+
+    def _loads_held(self) -> dict[Priority, Load]:
+        loads: dict[Priority, Load] = {}
+        for priority, count in self._held.values():
+            before = loads.get(priority, Load(0, 0))
+            loads[priority] = Load(before.items + count, before.requests + 1)
+        return loads
+
+    def _busy_s(self, now_s: float) -> float:
+        """What is left of the pass that is running; one that is over its time may go on as long."""
+        if self._running is None:
+            return 0.0
+        running = self._running
+        expected_s = self.cost.seconds(running.bucket_key, len(running))
+        return abs(running.started_s + expected_s - now_s)
+
+    def __repr__(self) -> str:
+        return f"<Scheduler | {self.queued} queued, {self.running} running>"
