@@ -9,9 +9,7 @@ from enum import StrEnum
 
 from batchserve.batch import Batch
 from batchserve.batching.batcher import Batcher
-from batchserve.batching.cost import Cost
-from batchserve.batching.policy import POLICIES
-from batchserve.batching.scheduler import Scheduler
+from batchserve.batching.configured import scheduler_for
 from batchserve.config import ModelConfig
 from batchserve.errors import Draining, LoadError, NotFound, NotReady
 from batchserve.loading import DTYPES, load_module, pick_device, place_module
@@ -175,19 +173,14 @@ class ModelVersion:
         )
 
     async def _start(self, forward: Forward, on_batch: OnBatch) -> Batcher:
-        batching = self.config.batching
-        size = batching.max_batch_size
+        size = self.config.batching.max_batch_size
         full_batch_s = self.forward_s.get(size, 0.0)
         # A pass that may cost more than the example's is safe on a thread only.
         example = self.task.example() if self.task.fixed_shape else None
         runner = await choose_runner(forward, example, full_batch_s, size)
         batcher = Batcher(
             f"{self.name}:{self.version}",
-            Scheduler(
-                POLICIES[batching.policy](size, self.config.max_wait_s),
-                Cost(size, self.forward_s),
-                batching.max_queue_size,
-            ),
+            scheduler_for(self.config, self.forward_s),
             runner,
             on_batch=lambda batch: on_batch(self, batch),
             hang_s=self._hang_s,
