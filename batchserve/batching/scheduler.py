@@ -6,6 +6,7 @@ decoded, and what is known of the pass that is running.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 
@@ -53,6 +54,7 @@ class Scheduler:
         self._running: Batch | None = None
         self._free_since_s = 0.0
         self._decode_s = 0.0
+        self._came_s: deque[float] = deque(maxlen=policy.max_batch_size)
 
     # Who is let in.
 
@@ -215,6 +217,7 @@ class Scheduler:
         if not bucket.lanes[item.terms.priority]:
             self._shares.join(item.terms.priority)
         bucket.append(item)
+        self._came_s.append(item.queued_s)
         self.queued += 1
 
     def _pop(self, lane: Lane, now_s: float) -> Item | None:
@@ -251,7 +254,12 @@ class Scheduler:
         }
         if self._held:
             loads[None] = self._loads_held()
-        return Backlog(loads, self._busy_s(now_s), self._decode_s)
+        return Backlog(loads, self._busy_s(now_s), self._decode_s, self._rate(now_s))
+
+    def _rate(self, now_s: float) -> float:
+        """Items per second, as the last ones came that would fill a batch."""
+        since_s = now_s - self._came_s[0] if self._came_s else 0.0
+        return len(self._came_s) / since_s if since_s > 0 else 0.0
 
     def _loads_held(self) -> dict[Priority, Load]:
         loads: dict[Priority, Load] = {}
