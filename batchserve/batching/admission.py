@@ -20,12 +20,14 @@ class Backlog:
         busy_s: what is left of the pass that is running.
         decode_s: what it takes to get from the door into the queue.
         rate: items per second that have come lately.
+        slack_s: by bucket, for how long the item that is next can still wait for its answer.
     """
 
     loads: Mapping[Hashable, Mapping[Priority, Load]]
     busy_s: float
     decode_s: float
     rate: float
+    slack_s: Mapping[Hashable, float]
 
     @property
     def is_empty(self) -> bool:
@@ -92,6 +94,10 @@ def seconds_until_done(count: int, priority: Priority, backlog: Backlog, cost: C
     waiting_s = cost.seconds_for(own, before)
     waiting_s += sum(cost.seconds_for(key, items) for key, items in ahead.items())
     starts_s = max(backlog.decode_s, backlog.busy_s + cost.caution * waiting_s)
+    if not before and starts_s + cost.bound(own, position) > backlog.slack_s.get(own, math.inf):
+        # With the newcomer in it, the next batch would be late; so it will go without.
+        starts_s += cost.bound(own, position - 1)
+        before = position - 1
     company = math.ceil(starts_s * backlog.rate)
     return starts_s + cost.bound(own, min(knee, position - before + company))
 

@@ -21,7 +21,9 @@ from batchserve.batching.shares import Shares
 # How fast the time from the door to the queue is followed.
 DECODE_WEIGHT = 0.1
 # An item that only a batch slower than this share of the best rate could save is late.
-WORTH_SAVING = 0.5
+WORTH_SAVING = 0.9
+# How cautious to be with those who were let in.
+DEVIATIONS_WHEN_ADMITTED = 1.5
 
 
 class Scheduler:
@@ -203,7 +205,9 @@ class Scheduler:
 
     def _is_late(self, bucket: Bucket, size: int, due_s: float, now_s: float) -> bool:
         """Whether a batch of this size, begun now, would miss this time."""
-        return self.policy.keeps_promises and now_s + self.cost.bound(bucket.key, size) > due_s
+        # Admission has been cautious; to be so again would shrink batches, and make others late.
+        seconds = self.cost.bound(bucket.key, size, DEVIATIONS_WHEN_ADMITTED)
+        return self.policy.keeps_promises and now_s + seconds > due_s
 
     def _is_hopeless(self, bucket: Bucket, item: Item, now_s: float) -> bool:
         """Whether an item cannot be in time at all, or only in a batch that holds up the rest."""
@@ -254,7 +258,8 @@ class Scheduler:
         }
         if self._held:
             loads[None] = self._loads_held()
-        return Backlog(loads, self._busy_s(now_s), self._decode_s, self._rate(now_s))
+        slack_s = {bucket.key: bucket.due_s - now_s for bucket in self._buckets.values()}
+        return Backlog(loads, self._busy_s(now_s), self._decode_s, self._rate(now_s), slack_s)
 
     def _rate(self, now_s: float) -> float:
         """Items per second, as the last ones came that would fill a batch."""
