@@ -5,7 +5,7 @@ All times are seconds on one monotonic clock, the batcher's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,12 @@ class Terms:
     due_s: float
     deadline_s: float
     priority: Priority = Priority.NORMAL
+
+    def postponed(self, seconds: float) -> Terms:
+        """Return the same, promised for later, but for no later than the deadline."""
+        if self.due_s == self.deadline_s:
+            return self
+        return replace(self, due_s=min(self.due_s + seconds, self.deadline_s))
 
 
 @dataclass(slots=True, eq=False)

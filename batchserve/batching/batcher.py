@@ -56,6 +56,7 @@ class Arrival(AbstractContextManager["Arrival"]):
         self._batcher = batcher
         self.terms = terms
         self.arrived_s = arrived_s
+        self.read_s = arrived_s  # when its body had been read, and its decoding began
         self.items: list[Item] = []
 
     def reserve(self, count: int) -> None:
@@ -145,8 +146,11 @@ class Batcher:
 
     def reserve(self, arrival: Arrival, count: int) -> None:
         """Hold places: see `Arrival.reserve`."""
-        arrival.terms = self.scheduler.terms_for(count, arrival.terms)
-        self.scheduler.check(count, arrival.terms, self.clock())
+        arrival.read_s = self.clock()
+        # A promise does not count what the client took to send its request.
+        upload_s = arrival.read_s - arrival.arrived_s
+        arrival.terms = self.scheduler.terms_for(count, arrival.terms.postponed(upload_s))
+        self.scheduler.check(count, arrival.terms, arrival.read_s)
         self.scheduler.hold(arrival, count, arrival.terms.priority)
 
     def put(self, arrival: Arrival, tensors: Sequence["torch.Tensor"]) -> list[Item]:
@@ -160,16 +164,18 @@ class Batcher:
             )
             for tensor in tensors
         ]  # fmt: skip
-        self.scheduler.admit(arrival, self._without_refused(items, now_s), arrival.arrived_s)
+        self.scheduler.admit(arrival, self._without_refused(items, now_s), now_s - arrival.read_s)
         self._arriving.discard(arrival)
         self._wake()
         return items
 
     def leave(self, arrival: Arrival) -> None:
         """Nothing more comes of this request, and nobody waits for what is left of it."""
-        self._arriving.discard(arrival)
         self.scheduler.withdraw(arrival, arrival.items)
-        self._wake()
+        if arrival in self._arriving:
+            self._arriving.remove(arrival)
+            # Whoever waited for it need not any longer.
+            self._wake()
 
     # What the owner calls.
 

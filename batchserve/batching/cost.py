@@ -48,6 +48,9 @@ class Curve:
         self.seconds: list[float] = np.interp(self.sizes, known, points).tolist()
         self.passes = OBSERVATIONS_TO_TRUST if trusted else 0
         self.full_passes = 0
+        # The smallest size by (largest, share of the best rate), until the curve changes: it is
+        # asked for with every request, and changes with a pass.
+        self._smallest: dict[tuple[int, float], int] = {}
 
     @classmethod
     def from_one_pass(cls, size: int, seconds: float, largest: int) -> "Curve":
@@ -71,6 +74,7 @@ class Curve:
 
     def bend(self, size: int, exponent: float) -> None:
         """Multiply by exp(exponent) at this size, and less the farther from it."""
+        self._smallest.clear()
         index = min(bisect_left(self.sizes, size), len(self.sizes) - 1)
         share = 1.0 if index == 0 or size > self.sizes[index] else self._share(index, size)
         self.seconds[index] *= math.exp(share * exponent)
@@ -79,7 +83,7 @@ class Curve:
 
     def knee(self, most: int) -> int:
         """Return the size up to `most` that is fastest per item; of equals, the smallest."""
-        return self._smallest(self._rates(most), AS_FAST)
+        return self.size_worth(AS_FAST, most)
 
     def limit(self, most: int) -> int:
         """Return the knee, or now and then a larger size whose turn it is to be measured again."""
@@ -91,9 +95,15 @@ class Curve:
                 return larger
         return knee
 
-    def size_worth(self, share: float) -> int:
-        """Return the smallest size that reaches this share of the best rate."""
-        return self._smallest(self._rates(self.sizes[-1]), share)
+    def size_worth(self, share: float, most: int) -> int:
+        """Return the smallest size that reaches this share of the best rate up to `most`."""
+        smallest = self._smallest.get((most, share))
+        if smallest is None:
+            rates = self._rates(most)
+            enough = share * max(rates.values())
+            smallest = next(size for size, rate in rates.items() if rate >= enough)
+            self._smallest[most, share] = smallest
+        return smallest
 
     def count(self, size: int) -> None:
         """Note that a pass of this size was seen."""
@@ -106,11 +116,6 @@ class Curve:
         """Items per second by batch size."""
         below = self.sizes[: bisect_left(self.sizes, most)]
         return {size: size / self.at(size) for size in [*below, most]}
-
-    @staticmethod
-    def _smallest(rates: dict[int, float], share: float) -> int:
-        enough = share * max(rates.values())
-        return next(size for size, rate in rates.items() if rate >= enough)
 
     def _share(self, index: int, size: int) -> float:
         below, above = self.sizes[index - 1], self.sizes[index]
@@ -125,12 +130,15 @@ class Cost:
         seed: measured seconds by batch size, of a usual item; None: nothing is known yet.
     """
 
+    caution: float  # from what is expected to what will hardly be exceeded
+
     def __init__(self, largest: int, seed: Mapping[int, float] | None = None) -> None:
         self.largest = largest
         self._seed = Curve(seed, trusted=True) if seed else None
         self._curves: OrderedDict[Hashable, Curve] = OrderedDict()
         self._speed = 1.0
         self._deviation = FIRST_DEVIATION
+        self.caution = math.exp(DEVIATIONS * FIRST_DEVIATION)
 
     def seconds(self, key: Hashable, size: int) -> float:
         """Return what a pass is expected to take; 0 while nothing is known."""
@@ -143,8 +151,10 @@ class Cost:
 
     def seconds_for(self, key: Hashable, items: int) -> float:
         """Return what so many items will take, in batches of the best size."""
-        batches, rest = divmod(items, self.knee(key))
-        return batches * self.seconds(key, self.knee(key)) + self.seconds(key, rest)
+        best = self.knee(key)
+        batches, rest = divmod(items, best)
+        seconds = self.seconds(key, rest)
+        return seconds + batches * self.seconds(key, best) if batches else seconds
 
     def knee(self, key: Hashable) -> int:
         """Return the batch size with which the device is fastest per item."""
@@ -159,12 +169,7 @@ class Cost:
     def size_worth(self, key: Hashable, share: float) -> int:
         """Return the smallest batch size that reaches this share of the best rate."""
         curve = self._curve(key)
-        return curve.size_worth(share) if curve else 1
-
-    @property
-    def caution(self) -> float:
-        """The factor from what is expected to what will hardly be exceeded."""
-        return math.exp(DEVIATIONS * self._deviation)
+        return curve.size_worth(share, self.largest) if curve else 1
 
     @property
     def is_known(self) -> bool:
@@ -183,6 +188,7 @@ class Cost:
             self._speed *= math.exp(SPEED_WEIGHT * surprise)
             curve.bend(size, CURVE_WEIGHT * surprise)
             self._deviation += DEVIATION_WEIGHT * (abs(surprise) - self._deviation)
+            self.caution = math.exp(DEVIATIONS * self._deviation)
         curve.count(size)
 
     def _curve(self, key: Hashable) -> Curve | None:
