@@ -21,8 +21,9 @@ DEVIATION_WEIGHT, DEVIATIONS = 0.125, 3.0
 FIRST_DEVIATION = 0.05
 # Of two sizes that are as fast but for this, the smaller one makes less wait.
 AS_FAST = 0.97
-# A larger size that may be as fast, if measured again, is tried once in so many full batches.
-PERHAPS_AS_FAST, TRY_EVERY = 0.9, 64
+# A larger size that may be as fast, if measured again, is tried once in so many full batches; in
+# which time so much of its cost is forgotten, for it may have been measured at a bad moment.
+PERHAPS_AS_FAST, TRY_EVERY, FORGOTTEN = 0.9, 64, 0.02
 # Of a pass of which nothing else is known, this share does not depend on the batch's size.
 FIXED_SHARE = 0.5
 OBSERVATIONS_TO_TRUST = 4
@@ -109,8 +110,16 @@ class Curve:
         """Note that a pass of this size was seen."""
         self.passes += 1
         knee = self.knee(self.sizes[-1])
-        if size >= knee:
-            self.full_passes = self.full_passes + 1 if size == knee else 0
+        if size < knee:
+            return
+        self.full_passes = self.full_passes + 1 if size == knee else 0
+        if self.full_passes and self.full_passes % TRY_EVERY == 0:
+            self._forget_beyond(knee)
+
+    def _forget_beyond(self, knee: int) -> None:
+        self._smallest.clear()
+        beyond = bisect_left(self.sizes, knee + 1)
+        self.seconds[beyond:] = [(1 - FORGOTTEN) * seconds for seconds in self.seconds[beyond:]]
 
     def _rates(self, most: int) -> dict[int, float]:
         """Items per second by batch size."""
