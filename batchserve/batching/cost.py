@@ -12,8 +12,9 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 
 # How much of a surprise is taken for a change of the machine's speed, and how much for news about
-# this batch size.
+# this batch size; all for the latter if this size was not seen for so many passes.
 SPEED_WEIGHT, CURVE_WEIGHT = 0.25, 0.05
+STALE, STALE_WEIGHT = 32, 0.7
 # A single pass can tell no more than this: it may have met with an accident.
 MOST_SURPRISE = 3.0
 # As TCP bounds a round trip (RFC 6298): the mean, and some mean deviations.
@@ -49,6 +50,7 @@ class Curve:
         self.seconds: list[float] = np.interp(self.sizes, known, points).tolist()
         self.passes = OBSERVATIONS_TO_TRUST if trusted else 0
         self.full_passes = 0
+        self._seen = [-STALE] * len(self.sizes)  # after how many passes
         # The smallest size by (largest, share of the best rate), until the curve changes: it is
         # asked for with every request, and changes with a pass.
         self._smallest: dict[tuple[int, float], int] = {}
@@ -73,10 +75,14 @@ class Curve:
     def scale(self, factor: float) -> None:
         self.seconds = [seconds * factor for seconds in self.seconds]
 
+    def is_stale(self, size: int) -> bool:
+        """Whether what is known of this size is old."""
+        return self.passes - self._seen[self._index(size)] > STALE
+
     def bend(self, size: int, exponent: float) -> None:
         """Multiply by exp(exponent) at this size, and less the farther from it."""
         self._smallest.clear()
-        index = min(bisect_left(self.sizes, size), len(self.sizes) - 1)
+        index = self._index(size)
         share = 1.0 if index == 0 or size > self.sizes[index] else self._share(index, size)
         self.seconds[index] *= math.exp(share * exponent)
         if index:
@@ -109,12 +115,16 @@ class Curve:
     def count(self, size: int) -> None:
         """Note that a pass of this size was seen."""
         self.passes += 1
+        self._seen[self._index(size)] = self.passes
         knee = self.knee(self.sizes[-1])
         if size < knee:
             return
         self.full_passes = self.full_passes + 1 if size == knee else 0
         if self.full_passes and self.full_passes % TRY_EVERY == 0:
             self._forget_beyond(knee)
+
+    def _index(self, size: int) -> int:
+        return min(bisect_left(self.sizes, size), len(self.sizes) - 1)
 
     def _forget_beyond(self, knee: int) -> None:
         self._smallest.clear()
@@ -193,6 +203,8 @@ class Cost:
         if curve.passes < OBSERVATIONS_TO_TRUST:
             # Nothing is known of these items yet, so it is they who surprise, not the machine.
             curve.scale(ratio ** (1 / (curve.passes + 1)))
+        elif curve.is_stale(size):
+            curve.bend(size, STALE_WEIGHT * surprise)
         else:
             self._speed *= math.exp(SPEED_WEIGHT * surprise)
             curve.bend(size, CURVE_WEIGHT * surprise)
