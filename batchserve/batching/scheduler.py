@@ -6,7 +6,7 @@ decoded, and what is known of the pass that is running.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
 from batchserve.batching.admission import Backlog, check_places, check_promise
@@ -29,7 +29,6 @@ class Scheduler:
         policy: decides when a batch is closed, and how large.
         cost: what passes take.
         max_queue_size: items that may wait.
-        on_expired: called with each item that is found past its deadline.
     """
 
     def __init__(
@@ -37,13 +36,11 @@ class Scheduler:
         policy: Policy,
         cost: Cost,
         max_queue_size: int,
-        on_expired: Callable[[Item], None] = lambda _: None,
     ) -> None:
         self.policy = policy
         self.cost = cost
         self.memory = MemoryLimit(policy.max_batch_size)
         self._max_queue_size = max_queue_size
-        self.on_expired = on_expired
         self._buckets: dict[Hashable, Bucket] = {}
         self._shares = Shares()
         self.queued = 0  # items that wait for a pass
@@ -224,7 +221,7 @@ class Scheduler:
         item = lane.pop(now_s)
         self.queued -= 1
         if item.terms.deadline_s <= now_s:
-            self.on_expired(item)
+            item.expire()
             return None
         return None if item.future.done() else item
 
