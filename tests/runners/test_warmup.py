@@ -68,7 +68,7 @@ async def test_a_heavy_pass_runs_on_a_thread_of_its_own():
     assert isinstance(runner, ThreadRunner)
     rows = await runner.forward([EXAMPLE])
     assert rows[0].tolist() == EXAMPLE.tolist()
-    assert module.threads == {"forward_0"}
+    assert module.threads == {"forward"}
     runner.close()
 
 
