@@ -190,7 +190,8 @@ class ModelVersion:
             raise LoadError(
                 f"model {self.name}: reproducible: true cannot be kept here: even in batches of "
                 f"always {size}, an answer depends on its place or its neighbours; try a power of "
-                f"two as batching.max_batch_size, and server.torch_threads: 1"
+                f"two as batching.max_batch_size, server.torch_threads: 1, and on a CPU the "
+                f"environment variable MKL_CBWR=AUTO,STRICT"
             )
 
     def _advise(self, seconds: dict[int, float]) -> None:

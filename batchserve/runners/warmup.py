@@ -55,13 +55,31 @@ def warm_up(
         took_s = _seconds_of_pass(forward, [example] * forward.pad_to)
         on_size(forward.pad_to, took_s)
         return {1: took_s, forward.pad_to: took_s}
-    seconds: dict[int, float] = {}
-    for size, took_s in _measured(forward, example, max_batch_size or most):
+    if max_batch_size is None:
+        return _search(forward, example, on_size, most)
+    seconds = {}
+    for size, took_s in _measured(forward, example, max_batch_size):
         seconds[size] = took_s
         on_size(size, took_s)
-        if max_batch_size is None and not goes_on(seconds):
+    return seconds
+
+
+def _search(
+    forward: Forward, example: torch.Tensor, on_size: Callable[[int, float], None], most: int
+) -> dict[int, float]:
+    seconds: dict[int, float] = {}
+    for size, took_s in _measured(forward, example, most):
+        seconds[size] = took_s
+        on_size(size, took_s)
+        if took_s > LONG_PASS_S:
             break
-    largest = max_batch_size or largest_that_pays(seconds)
+        if disappoints(seconds):
+            # It may have been the machine, which had something else to do meanwhile.
+            for last in list(seconds)[-DISAPPOINTMENTS - 1 :]:
+                seconds[last] = min(seconds[last], _seconds_of_pass(forward, [example] * last))
+            if disappoints(seconds):
+                break
+    largest = largest_that_pays(seconds)
     return {size: took_s for size, took_s in seconds.items() if size <= largest}
 
 
@@ -79,11 +97,10 @@ def largest_that_pays(seconds: Mapping[int, float]) -> int:
     return best
 
 
-def goes_on(seconds: Mapping[int, float]) -> bool:
-    """Whether a size after these is worth a try: see `largest_that_pays`."""
+def disappoints(seconds: Mapping[int, float]) -> bool:
+    """Whether the last sizes have not paid, so that the next one is not worth a try."""
     sizes = list(seconds)
-    disappointments = len(sizes) - 1 - sizes.index(largest_that_pays(seconds))
-    return disappointments < DISAPPOINTMENTS and seconds[sizes[-1]] <= LONG_PASS_S
+    return len(sizes) - 1 - sizes.index(largest_that_pays(seconds)) >= DISAPPOINTMENTS
 
 
 def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tuple[int, float]]:
