@@ -18,7 +18,7 @@ class Backlog:
     Attributes:
         loads: by bucket and priority; None is the bucket of what is still being decoded.
         busy_s: what is left of the pass that is running.
-        decode_s: what it takes to get from the door into the queue.
+        decode_s: what decoding takes, before an item is on the queue.
         rate: items per second that have come lately.
         slack_s: by bucket, for how long the item that is next can still wait for its answer.
     """

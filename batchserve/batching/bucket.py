@@ -129,7 +129,9 @@ class Bucket:
     def next_priority(self, shares: Shares) -> Priority | None:
         """Return whose turn it is; None: only late items wait."""
         waiting = [priority for priority, lane in self.lanes.items() if lane]
-        return shares.first_of(waiting) if waiting else None
+        if len(waiting) > 1:
+            return shares.first_of(waiting)
+        return waiting[0] if waiting else None
 
     def take_all(self) -> list[Item]:
         """Take everything, in no order that matters."""

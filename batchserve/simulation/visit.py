@@ -1,26 +1,37 @@
 """A request on its way through a simulated server, and what came of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from batchserve.batch import Item, Terms
+from batchserve.errors import RequestError
 from batchserve.simulation.traffic import Ask
 
 ANSWERED = "answered"
 
 
 class Promise:
-    """As much of an `asyncio.Future` as the scheduler looks at."""
+    """As much of an `asyncio.Future` as the scheduler uses.
 
-    __slots__ = ("_done",)
+    Args:
+        on_error: called with the exception, if there is one.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_done", "_on_error")
+
+    def __init__(self, on_error: Callable[[RequestError], None]) -> None:
         self._done = False
+        self._on_error = on_error
 
     def done(self) -> bool:
         return self._done
 
     def set_result(self, _result: object) -> None:
         self._done = True
+
+    def set_exception(self, error: RequestError) -> None:
+        self._done = True
+        self._on_error(error)
 
     def cancel(self) -> None:
         self._done = True
@@ -59,10 +70,10 @@ class Visit:
         self.outcome: str | None = None
         self.done_s = first_s
 
-    def put(self, now_s: float) -> list[Item]:
+    def put(self, now_s: float, on_error: Callable[[RequestError], None]) -> list[Item]:
         """Return one item for each input, queued now."""
         self.unanswered = self.ask.items
-        self.items = [self._item(now_s) for _ in range(self.ask.items)]
+        self.items = [self._item(now_s, on_error) for _ in range(self.ask.items)]
         return self.items
 
     def end(self, outcome: str, now_s: float) -> None:
@@ -75,7 +86,7 @@ class Visit:
     def latency_s(self) -> float:
         return self.done_s - self.first_s
 
-    def _item(self, now_s: float) -> Item:
+    def _item(self, now_s: float, on_error: Callable[[RequestError], None]) -> Item:
         nothing: Any = None
-        promise: Any = Promise()
+        promise: Any = Promise(on_error)
         return Item(nothing, self.ask.bucket, self, self.terms, now_s, promise)

@@ -7,12 +7,13 @@ the loop lets everything in that lies in the socket buffers. A test holds both t
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
 from batchserve.batch import Batch, Item, Terms
 from batchserve.batching.scheduler import Scheduler
-from batchserve.errors import DeadlineExceeded, TooLarge, Unavailable
+from batchserve.errors import DeadlineExceeded, RequestError, TooLarge, Unavailable
 from batchserve.simulation.agenda import Agenda
 from batchserve.simulation.machine import Line, Machine
 from batchserve.simulation.visit import ANSWERED, Visit
@@ -68,7 +69,6 @@ class Worker:
         self._computing = False
         self._asked = False  # whether the next decision is on the agenda
         self._decisions = 0
-        scheduler.on_expired = self._expire
 
     # What a handler does.
 
@@ -118,7 +118,9 @@ class Worker:
     def _submit(self, visit: Visit) -> None:
         if visit.outcome is not None:
             return
-        self.scheduler.admit(visit, visit.put(self._agenda.now_s), visit.announced_s)
+        now_s = self._agenda.now_s
+        items = visit.put(now_s, partial(self._fail_soon, visit))
+        self.scheduler.admit(visit, items, now_s - visit.announced_s)
         self._arriving.discard(visit)
         self._wake()
 
@@ -133,15 +135,23 @@ class Worker:
         self._on_end(visit, retry_after_s)
 
     def _time_out(self, visit: Visit) -> None:
+        self._fail(visit, DeadlineExceeded.code)
+
+    def _fail(self, visit: Visit, code: str) -> None:
         if visit.outcome is None:
-            self._answer(visit, DeadlineExceeded.code)
+            self._answer(visit, code)
+
+    def _fail_soon(self, visit: Visit, error: RequestError) -> None:
+        # The scheduler is in the middle of a decision; the handler hears of it after that.
+        self._agenda.at(self._agenda.now_s, self._fail, visit, error.code)
 
     def _leave(self, visit: Visit) -> None:
-        self._arriving.discard(visit)
         self.scheduler.withdraw(visit, visit.items)
         for item in visit.items:
             item.future.cancel()
-        self._wake()
+        if visit in self._arriving:
+            self._arriving.remove(visit)
+            self._wake()
 
     # What the batcher does.
 
@@ -194,11 +204,6 @@ class Worker:
         visit.unanswered -= 1
         if not visit.unanswered:
             self._answer(visit, ANSWERED)
-
-    def _expire(self, item: Item) -> None:
-        # The scheduler is in the middle of a decision; the handler hears of it after that.
-        if not item.future.done():
-            self._agenda.at(self._agenda.now_s, self._time_out, item.request)
 
     def _on_loop(
         self, seconds: float, act: Callable[..., None], *arguments: Any, last: bool = False

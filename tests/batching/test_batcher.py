@@ -23,6 +23,7 @@ from batchserve.errors import (
 from batchserve.testing import FakeRunner, GatedRunner, run_virtual
 from tests.batching.clients import N, NEVER_S, PATIENT, T_S, batching, submit, turns
 
+
 def test_alone_a_request_waits_for_nobody():
     async def main() -> None:
         batches: list[Batch] = []
