@@ -27,6 +27,7 @@ LAYERS = [
     ["web"],
     ["app", "testing", "demo"],
     ["gunicorn_settings"],
+    ["simulation"],
     ["cli"],
 ]
 # Where a library is at home; elsewhere it would tie together what should be apart.
@@ -38,7 +39,8 @@ HOMES = {
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations"],
     "yaml": ["config_file"],
     "PIL": ["tasks", "demo"],
-    "typer": ["cli"],
+    "typer": ["cli", "simulation.command"],
+    "matplotlib": ["simulation.plot"],
 }
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
