@@ -99,6 +99,11 @@ class Lane:
         return next(iter(self._turns.values())).items[0].terms.due_s
 
     @property
+    def deadline_s(self) -> float:
+        """When the item that comes next is given up."""
+        return next(iter(self._turns.values())).items[0].terms.deadline_s
+
+    @property
     def oldest(self) -> Item:
         """The item that has been queued longest."""
         return self._turns[next(iter(self._by_age))].items[0]
