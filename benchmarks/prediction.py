@@ -1,13 +1,13 @@
 """Does `batchserve simulate` predict what a real server does?
 
-    python benchmarks/prediction.py [--model device|cpu] [--seconds 20] [--loads 0.3,0.6,0.9,1.5]
+    python benchmarks/prediction.py [--model device|cpu] [--seconds 20] [--loads 0.3,0.9]
 
 Starts `batchserve serve` with one worker, sends Poisson arrivals at several multiples of its
 capacity, and times each answer from the moment at which it was meant to be sent. Then the simulator
 gets the same arrivals and what the passes took (`Server-Timing` tells), and both are compared.
 
-`device` is a pass that waits, as for an accelerator, 36 ms for one input and 126 ms for 16; `cpu` is
-a small network on one thread. On a machine that others use, the latter changes its speed all the
+`device` is a pass that waits, as for an accelerator, 36 ms for one input and 126 ms for 16; `cpu`
+is a small network on one thread. On a machine that others use, the latter changes its speed all the
 time, and the tail with it.
 """
 
@@ -42,7 +42,7 @@ from batchserve.simulation.traffic import poisson
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 16
-MODELS = '''
+MODELS = """
 import time
 from torch import nn
 
@@ -56,7 +56,7 @@ def cpu():
     return nn.Sequential(nn.Linear(16, 2048), *layers, nn.Linear(2048, 16))
 
 device = Device
-'''
+"""
 CONFIG = """
 server: {{bind: "{bind}", workers: 1, torch_threads: 1, accesslog: null}}
 models:
@@ -149,7 +149,7 @@ def compare(url: str, loop: Loop, loads: list[float], seconds: float, slo_ms: fl
     capacity = Machine(forward_s, request_s=request_s).capacity(LARGEST)
     shown = ", ".join(f"{size}: {1000 * took:.1f}" for size, took in forward_s.items())
     console.print(f"forward ms {shown}")
-    console.print(f"a request: {1000 * request_s:.2f} ms on the loop, {1000 * way_s:.2f} ms outside")
+    console.print(f"a request: {1000 * request_s:.2f} ms on the loop, {1000 * way_s:.2f} outside")
     console.print(f"capacity about {capacity:.0f} requests/s, promise {slo_ms:g} ms")
     names = ("answers/s", "p50 ms", "p95 ms", "p99 ms", "refused", "mean batch", "sent late ms")
     table = Table("load", "", *names)
@@ -230,9 +230,7 @@ def predict(
     )
     study = Study(
         model=model,
-        machine=Machine(
-            recording.forward_s, ratios=tuple(recording.ratios), request_s=request_s
-        ),
+        machine=Machine(recording.forward_s, ratios=tuple(recording.ratios), request_s=request_s),
         largest=LARGEST,
         pattern="recorded",
         recorded_s=times_s,
