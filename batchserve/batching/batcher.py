@@ -14,7 +14,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from batchserve.batch import Batch, CloseReason, Item, Terms
+from batchserve.batch import Batch, CloseReason, Fault, Item, Terms
 from batchserve.batching.quarantine import REFUSED, Quarantine
 from batchserve.batching.scheduler import Scheduler
 from batchserve.errors import (
@@ -91,6 +91,7 @@ class Batcher:
         runner: runs the forward pass.
         bucket_key: items for which it returns the same can share a batch.
         on_batch: called with each batch after its forward pass.
+        on_fault: called with what went wrong, each time.
         hang_s: a forward pass that takes longer never returns.
         clock: seconds, monotonic.
     """
@@ -102,6 +103,7 @@ class Batcher:
         runner: Runner,
         bucket_key: Callable[["torch.Tensor"], Hashable] = shape_and_dtype,
         on_batch: Callable[[Batch], None] = lambda _: None,
+        on_fault: Callable[[Fault], None] = lambda _: None,
         hang_s: float = math.inf,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -111,7 +113,7 @@ class Batcher:
         self.runner = runner
         self.lost: str | None = None  # why this process cannot go on
         self._bucket_key = bucket_key
-        self._on_batch = on_batch
+        self._on_batch, self._on_fault = on_batch, on_fault
         self._hang_s = hang_s
         self._quarantine = Quarantine()
         self._arriving: set[Arrival] = set()
@@ -270,6 +272,7 @@ class Batcher:
     def _resolve(self, batch: Batch, rows: Sequence[Any]) -> None:
         for item, row in zip(batch.items, rows, strict=True):
             if isinstance(row, Exception):
+                self._on_fault(Fault.INPUT)
                 self._fail([item], ModelFailed(str(row)))
             elif not item.future.done():
                 item.future.set_result(row)
@@ -280,9 +283,10 @@ class Batcher:
     def _halve(self, batch: Batch, error: Exception) -> list[Batch]:
         """Return the parts to try after a batch has failed; none if nobody else can be guilty."""
         if isinstance(error, DeviceLost):
-            self._lose(f"the device does not answer any more ({error})")
+            self._lose(Fault.DEVICE_LOST, f"the device does not answer any more ({error})")
             return []
         if isinstance(error, OutOfMemory):
+            self._on_fault(Fault.OUT_OF_MEMORY)
             self.scheduler.memory.ran_out(batch.bucket_key, len(batch), self.clock())
         logger.error(
             "%s: a forward pass of %d items failed: %s", self, len(batch), error, exc_info=error
@@ -297,6 +301,7 @@ class Batcher:
     def _convict(self, batch: Batch, error: Exception) -> None:
         """The item of this batch has failed, and alone."""
         self._quarantine.blame(fingerprint(batch.items[0].tensor), self.clock())
+        self._on_fault(Fault.INPUT)
         what = "ran out of memory" if isinstance(error, OutOfMemory) else "failed"
         reason = ModelFailed(
             f"the model {what} on this input ({type(error).__name__}); the server's log has the "
@@ -356,15 +361,16 @@ class Batcher:
         while self.lost is None:
             await asyncio.sleep(WATCH_SHARE * self._hang_s)
             if self.scheduler.running_since(self.clock()) > self._hang_s:
-                self._lose(f"a forward pass has not returned for {self._hang_s:g} s")
+                self._lose(Fault.HUNG, f"a forward pass has not returned for {self._hang_s:g} s")
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, fault: Fault, reason: str) -> None:
         """Nothing will be computed any more: answer everybody, so that the process can go."""
         self.lost = reason
         logger.critical("%s: %s", self, reason)
         if self._computing is not None:
             self._fail(self._computing.items, DeadlineExceeded(f"not computed: {reason}"))
         self._fail_everything(NotReady(f"{self.name} is being replaced: {reason}"))
+        self._on_fault(fault)
 
     def _on_end(self, loop: asyncio.Task[None]) -> None:
         """Leave nobody waiting for a loop that is no more; readiness tells that it has ended."""
