@@ -10,7 +10,7 @@ from contextlib import suppress
 from aiohttp import web
 
 from batchserve import signals
-from batchserve.batch import Batch
+from batchserve.batch import Batch, Fault
 from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
 from batchserve.decoding import CodecPool
@@ -94,8 +94,11 @@ async def build_app(config: Config) -> web.Application:
         metrics.on_batch(model.name, model.version, batch)
         trace.on_batch(model.batcher.name, batch, model.batcher.queued)
 
+    def on_fault(model: ModelVersion, fault: Fault) -> None:
+        metrics.on_fault(model.name, model.version, fault)
+
     repository = ModelRepository(
-        config.models, on_batch=on_batch, hang_s=config.server.hang_seconds
+        config.models, on_batch, on_fault, hang_s=config.server.hang_seconds
     )
     await repository.load()
 
@@ -132,8 +135,11 @@ async def _gauges(app: web.Application) -> AsyncIterator[None]:
     async def sample() -> None:
         while True:
             for version in app[REPOSITORY].versions:
-                queued, in_flight = version.batcher.queued, version.batcher.in_flight
-                app[METRICS].sample(version.name, version.version, queued, in_flight)
+                batcher = version.batcher
+                app[METRICS].sample(
+                    *(version.name, version.version, batcher.queued, batcher.in_flight),
+                    batcher.scheduler.backlog_s(batcher.clock()),
+                )
             await asyncio.sleep(GAUGE_SECONDS)
 
     sampling = asyncio.create_task(sample(), name="gauges")

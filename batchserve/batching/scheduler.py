@@ -253,6 +253,11 @@ class Scheduler:
             loads[None] = self._loads_held()
         return Backlog(loads, self._busy_s(now_s), self._decode_s)
 
+    def backlog_s(self, now_s: float) -> float:
+        """Return how long it takes to compute what is running and what waits."""
+        backlog = self.backlog(now_s)
+        return backlog.busy_s + backlog.seconds(self.cost)
+
     def _loads_held(self) -> dict[Priority, Load]:
         loads: dict[Priority, Load] = {}
         for priority, count in self._held.values():
