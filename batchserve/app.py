@@ -10,16 +10,18 @@ from contextlib import suppress
 from aiohttp import web
 
 from batchserve import signals
+from batchserve.batch import Batch, Fault
 from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
 from batchserve.decoding import CodecPool
 from batchserve.errors import StartupError
 from batchserve.loading import use_threads
 from batchserve.metrics import Metrics
-from batchserve.repository import ModelRepository
-from batchserve.web import health, operations, page
+from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.trace import Trace
+from batchserve.web import debug, health, operations, page
 from batchserve.web.access_log import AccessLog
-from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY
+from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY, TRACE
 from batchserve.web.middleware import answer_errors
 from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
@@ -36,6 +38,7 @@ ROUTES = [
     web.get("/healthz", health.ready),
     web.get("/ping", health.ready),
     web.get("/metrics", operations.expose_metrics),
+    web.get("/debug/batches", debug.show_batches),
     web.get("/openapi.json", openapi),
     web.get("/docs", page.docs),
     web.get("/", page.index),
@@ -85,11 +88,17 @@ async def build_app(config: Config) -> web.Application:
         LoadError: a model cannot be loaded.
     """
     use_threads(config.server.threads_of_forward)
-    metrics = Metrics()
+    metrics, trace = Metrics(), Trace()
+
+    def on_batch(model: ModelVersion, batch: Batch) -> None:
+        metrics.on_batch(model.name, model.version, batch)
+        trace.on_batch(model.batcher.name, batch, model.batcher.queued)
+
+    def on_fault(model: ModelVersion, fault: Fault) -> None:
+        metrics.on_fault(model.name, model.version, fault)
+
     repository = ModelRepository(
-        config.models,
-        on_batch=lambda model, batch: metrics.on_batch(model.name, model.version, batch),
-        hang_s=config.server.hang_seconds,
+        config.models, on_batch, on_fault, hang_s=config.server.hang_seconds
     )
     await repository.load()
 
@@ -97,6 +106,7 @@ async def build_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[REPOSITORY] = repository
     app[METRICS] = metrics
+    app[TRACE] = trace
     app[POOL] = CodecPool(config.server.threads_of_decoding)
     app.add_routes(ROUTES)
     app.cleanup_ctx.extend([_decoding, _models, _gauges])
@@ -125,8 +135,11 @@ async def _gauges(app: web.Application) -> AsyncIterator[None]:
     async def sample() -> None:
         while True:
             for version in app[REPOSITORY].versions:
-                queued, in_flight = version.batcher.queued, version.batcher.in_flight
-                app[METRICS].sample(version.name, version.version, queued, in_flight)
+                batcher = version.batcher
+                app[METRICS].sample(
+                    *(version.name, version.version, batcher.queued, batcher.in_flight),
+                    batcher.scheduler.backlog_s(batcher.clock()),
+                )
             await asyncio.sleep(GAUGE_SECONDS)
 
     sampling = asyncio.create_task(sample(), name="gauges")

@@ -19,7 +19,7 @@ LAYERS = [
     ["importing"],
     ["config", "batch"],
     ["config_file"],
-    ["tasks", "loading", "decoding", "metrics", *BATCHING],
+    ["tasks", "loading", "decoding", "metrics", "trace", *BATCHING],
     ["runners"],
     ["batching.batcher"],
     ["repository"],

@@ -274,6 +274,11 @@ class Scheduler:
         items_s = (self.taken + count + company) * self.cost.bound(None, 1)
         return now_s + busy_s + items_s + self._decode_s <= terms.due_s
 
+    def backlog_s(self, now_s: float) -> float:
+        """Return how long it takes to compute what is running and what waits."""
+        backlog = self.backlog(now_s)
+        return backlog.busy_s + backlog.seconds(self.cost)
+
     def _loads_held(self) -> dict[Priority, Load]:
         loads: dict[Priority, Load] = {}
         for priority, count in self._held.values():

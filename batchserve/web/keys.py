@@ -7,11 +7,13 @@ from batchserve.decoding import CodecPool
 from batchserve.inference import Answer
 from batchserve.metrics import Metrics
 from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.trace import Trace
 
 CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
+TRACE = web.AppKey("trace", Trace)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 SECONDS = web.RequestKey("seconds", float)
