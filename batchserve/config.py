@@ -47,6 +47,12 @@ class ServerConfig(Section):
     drain_seconds: float = Field(
         10, ge=0, description="How long a stop waits for what was accepted."
     )
+    grace_seconds: float = Field(
+        1, ge=0, description="How long a stop keeps serving while load balancers look away."
+    )
+    max_requests: int | None = Field(
+        None, ge=1, description="A worker is replaced after so many requests; null: never."
+    )
     torch_threads: int | None = Field(
         None, ge=1, description="Per worker, for one forward pass; null: cores ÷ workers."
     )

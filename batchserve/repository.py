@@ -48,6 +48,8 @@ class ModelVersion:
         self.name = config.name
         self.version = config.version
         self.state = State.LOADING
+        # Why nothing but another process can help, if so: a device that fails, a pass that hangs.
+        self.lost: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -225,6 +227,15 @@ class ModelRepository:
     @property
     def ready(self) -> bool:
         return all(version.ready for version in self.versions)
+
+    @property
+    def lost(self) -> str:
+        """Which versions are lost for good, and why; empty if none is."""
+        return "; ".join(
+            f"{version.name}:{version.version} is lost: {version.lost}"
+            for version in self.versions
+            if version.lost is not None
+        )
 
     def find(self, name: str | None = None, version: str | None = None) -> ModelVersion:
         """Return the version that shall answer.
