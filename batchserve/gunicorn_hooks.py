@@ -22,10 +22,10 @@ RETRY_S = 5
 
 
 def when_ready(arbiter: Any) -> None:
-    """In the master, once: let workers know of a stop at once.
+    """In the master, once: tell a stop from a reload.
 
-    To a worker that waits for its successor, SIGTERM would look like another reminder; and while
-    Gunicorn waits for the old workers of a reload, it forwards no signals.
+    To a worker that waits for its successor, the SIGTERM of a stop would look like another of
+    those that Gunicorn sends it each second.
     """
     master = os.getpid()
 
@@ -33,15 +33,32 @@ def when_ready(arbiter: Any) -> None:
         # A worker has this handler until it has its own.
         if os.getpid() == master:
             LINEAGE.announce_stop()
+            _let_wait(arbiter)
         arbiter.signal(number, frame)
 
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
 
 
-def on_reload(_arbiter: Any) -> None:
+def on_reload(arbiter: Any) -> None:
     """In the master, before it forks the new workers."""
     LINEAGE.announce_generation()
+    _let_not_wait(arbiter)
+
+
+def _let_not_wait(arbiter: Any) -> None:
+    """Have a reload return, although old workers stay until there are new ones.
+
+    Gunicorn would wait for them as long as it does in a stop, deaf to all signals.
+    """
+    arbiter.batchserve_waits = arbiter.cfg.graceful_timeout
+    arbiter.cfg.set("graceful_timeout", 0)
+
+
+def _let_wait(arbiter: Any) -> None:
+    """Have a stop wait for the workers, also after a reload."""
+    seconds = getattr(arbiter, "batchserve_waits", arbiter.cfg.graceful_timeout)
+    arbiter.cfg.set("graceful_timeout", seconds)
 
 
 def post_fork(_arbiter: Any, worker: Any) -> None:
