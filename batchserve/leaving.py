@@ -145,7 +145,7 @@ class Leaving:
         await self._go(self._drain_s)
 
     async def _wait_for_successor(self) -> None:
-        while self._lineage.awaited:  # noqa: ASYNC110 - another process tells
+        while self._lineage.expects_successor:  # noqa: ASYNC110 - another process tells
             await asyncio.sleep(LOOK_S)
 
     async def _go(self, drain_s: float) -> None:

@@ -55,7 +55,7 @@ class Lineage:
         return self.superseded and bool(self._shared[_ready(self._newest)])
 
     @property
-    def awaited(self) -> bool:
+    def expects_successor(self) -> bool:
         """Whether somebody will follow who is not ready yet."""
         return self.superseded and not self.followed and not self._shared[STOPPING]
 
