@@ -72,11 +72,14 @@ class ModelVersion:
         return self.state in (State.READY, State.DRAINING)
 
     @property
+    def lost(self) -> str | None:
+        """Why only another process can help: the device has failed, or a pass hangs."""
+        return self.batcher.lost if self.loaded else None
+
+    @property
     def condition(self) -> str:
         """The state in words, for an operator."""
-        if self.state is State.READY and not self.batcher.running:
-            return f"broken: {self.batcher.lost}"
-        return str(self.state)
+        return f"broken: {self.lost}" if self.lost else str(self.state)
 
     def check_ready(self) -> None:
         """Raise if a request cannot be answered now.
@@ -300,6 +303,15 @@ class ModelRepository:
     @property
     def ready(self) -> bool:
         return all(version.ready for version in self.versions)
+
+    @property
+    def lost(self) -> str:
+        """Which versions are lost for good, and why; empty if none is."""
+        return "; ".join(
+            f"{version.name}:{version.version} is lost: {version.lost}"
+            for version in self.versions
+            if version.lost is not None
+        )
 
     def find(self, name: str | None = None, version: str | None = None) -> ModelVersion:
         """Return the version that shall answer.

@@ -68,6 +68,8 @@ def test_defaults_of_the_server():
         "max_body_mb": 16,
         "default_timeout_ms": 30_000,
         "drain_seconds": 10,
+        "grace_seconds": 1,
+        "max_requests": None,
         "torch_threads": None,
         "decode_threads": None,
         "admin_token": None,

@@ -15,8 +15,8 @@ PACKAGE = ROOT / "batchserve"
 # Each line may import from those above it, and from its own folder.
 BATCHING = ["batching.bucket", "batching.policy", "batching.cost"]
 LAYERS = [
-    ["errors", "memory", "signals"],
-    ["importing"],
+    ["errors", "memory", "signals", "lineage"],
+    ["importing", "leaving"],
     ["config", "batch"],
     ["config_file"],
     ["tasks", "loading", "decoding", "metrics", "trace", *BATCHING],
@@ -26,6 +26,7 @@ LAYERS = [
     ["inference"],
     ["web"],
     ["app", "testing", "demo"],
+    ["gunicorn_hooks"],
     ["gunicorn_settings"],
     ["cli"],
 ]
