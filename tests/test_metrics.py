@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchserve.batch import Batch, CloseReason, Item
+from batchserve.batch import Batch, CloseReason, Item, Terms
 from batchserve.metrics import Metrics
 
 LABELS = {"model": "m", "version": "1"}
@@ -23,7 +23,11 @@ def samples(metrics: Metrics) -> dict[str, float]:
 def test_a_batch_is_counted():
     metrics = Metrics()
     no_future: Any = None
-    items = [Item(torch.zeros(1), no_future, queued_s, deadline_s=9.0) for queued_s in (1.0, 1.5)]
+    terms = Terms(9.0, 9.0)
+    items = [
+        Item(torch.zeros(1), "key", "request", terms, queued_s, no_future)
+        for queued_s in (1.0, 1.5)
+    ]
     metrics.on_batch("m", "1", Batch(items, CloseReason.IDLE, formed_s=2.0, forward_s=0.25))
     found = samples(metrics)
     assert found["batchserve_items_total"] == 2
