@@ -14,6 +14,7 @@ from batchserve.batching.policy import AdaptivePolicy, Policy
 from batchserve.batching.scheduler import Scheduler
 from batchserve.errors import DeadlineExceeded
 from batchserve.runners.base import Runner
+from batchserve.testing import FakeRunner
 
 N, T_S, NEVER_S = 4, 0.010, 1e9
 PATIENT = Terms(due_s=NEVER_S, deadline_s=NEVER_S)
@@ -42,6 +43,11 @@ async def batching(
         yield batcher
     finally:
         await batcher.close()
+
+
+def sizes(runner: FakeRunner) -> list[int]:
+    """Return how many items each pass had, in order."""
+    return [len(batch) for batch in runner.batches]
 
 
 def check_empty(batcher: Batcher) -> None:
@@ -112,6 +118,12 @@ def leave_when_done(arrival: Arrival, batcher: Batcher) -> None:
 
     for future in futures:
         future.add_done_callback(done)
+
+
+async def answers_of(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    """Return the numbers that are answered, and the errors."""
+    answers = await asyncio.gather(*futures, return_exceptions=True)
+    return [answer.item() if isinstance(answer, torch.Tensor) else answer for answer in answers]
 
 
 async def turns(count: int = 20) -> None:
