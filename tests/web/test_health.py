@@ -58,7 +58,7 @@ async def test_one_model_of_two_is_broken(serve, path, index, name):
     body = await response.json()
     assert response.status == 503
     assert body["code"] == "model_not_ready"
-    assert body["error"] == f"{name} is broken: its batching loop has ended"
+    assert body["error"] == f"{name} is broken: the batching loop has ended"
     assert int(response.headers["Retry-After"]) >= 1
 
 
