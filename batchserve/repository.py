@@ -79,7 +79,7 @@ class ModelVersion:
     @property
     def condition(self) -> str:
         """The state in words, for an operator."""
-        return f"broken: {self.lost}" if self.lost else str(self.state)
+        return f"lost: {self.lost}" if self.lost else str(self.state)
 
     def check_ready(self) -> None:
         """Raise if a request cannot be answered now.

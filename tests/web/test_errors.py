@@ -568,7 +568,7 @@ async def test_numbers_that_do_not_fit(serve, numbers, mentioned, listed):
 
 async def test_of_a_list_with_a_bad_input_nothing_is_computed(serve):
     client = await serve(**DOUBLE)
-    runner = batcher_of(client).runner = FakeRunner()
+    runner = batcher_of(client).passes.runner = FakeRunner()
     response = await client.post("/predict", json={"inputs": [[1.0], [2.0], "bad", [3.0]]})
     message = await check_error(response, 422, "invalid_input")
     assert message.startswith("inputs[2]: ")
@@ -791,10 +791,10 @@ async def test_a_loop_that_died_is_not_ready(serve):
 
     for path in ("/predict", "/models/tiny/predict", "/models/tiny/versions/1/predict"):
         refused = await client.post(path, **double(2))
-        await check_error(refused, 503, "model_not_ready", "tiny", "broken")
+        await check_error(refused, 503, "model_not_ready", "tiny", "lost")
         check_retry_after(refused)
     probed = await client.get("/readyz")
-    await check_error(probed, 503, "model_not_ready", "tiny:1", "broken")
+    await check_error(probed, 503, "model_not_ready", "tiny:1", "lost")
 
 
 # 504.
