@@ -107,14 +107,12 @@ class Passes:
     async def _rows_of(self, tensors: Sequence["torch.Tensor"]) -> Sequence[Any] | Exception:
         try:
             rows = await self.runner.forward(tensors)
-        except asyncio.CancelledError:
-            # By the runner, that is; if it was us, there is nothing to save.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a model may raise any
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise
-            return RuntimeError("the pass was cancelled")
-        except Exception as error:  # noqa: BLE001 - a model may raise anything
-            return error
+                # Whatever the runner makes of it, it is over.
+                raise asyncio.CancelledError from None
+            return error if isinstance(error, Exception) else RuntimeError("it was cancelled")
         if len(rows) != len(tensors):
             return ValueError(f"{len(rows)} rows came back for {len(tensors)} items")
         return rows

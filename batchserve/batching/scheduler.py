@@ -174,23 +174,23 @@ class Scheduler:
         at_last_s = now_s + self.cost.bound(bucket.key, close.most)
         while len(items) < close.most and (priority := bucket.next_priority(self._shares)):
             lane = bucket.lanes[priority]
-            item = self._pop(lane, now_s)
-            if item is None:
-                continue
-            if item.alone:
-                if items:
-                    self._put_back(lane, item)
-                return items or [item], CloseReason.FULL
+            item = lane.first
             tightest_s = min(due_s, item.terms.due_s)
-            if tightest_s < at_last_s and self._is_late(bucket, len(items) + 1, tightest_s, now_s):
-                if not self._is_hopeless(bucket, item, now_s):
-                    self._put_back(lane, item)
-                    return items, CloseReason.DEADLINE
-                self._put_late(bucket, item)
-                continue
-            self._shares.charge(priority)
-            due_s = tightest_s
-            items.append(item)
+            if self._is_dead(item, now_s):
+                self._pop(lane, now_s)
+            elif item.alone:
+                return items or [self._pop(lane, now_s)], CloseReason.FULL
+            elif tightest_s >= at_last_s or not self._is_late(
+                bucket, len(items) + 1, tightest_s, now_s
+            ):
+                self._shares.charge(priority)
+                due_s = tightest_s
+                items.append(self._pop(lane, now_s))
+            elif self._is_hopeless(bucket, item, now_s):
+                bucket.late.append(self._pop(lane, now_s))
+                self.queued += 1
+            else:
+                return items, CloseReason.DEADLINE
         self._fill_up_with_late(bucket, items, close.most, due_s, now_s)
         return items, close.reason
 
@@ -201,7 +201,7 @@ class Scheduler:
             if self._is_late(bucket, len(items) + 1, due_s, now_s):
                 return
             item = self._pop(bucket.late, now_s)
-            if item is not None:
+            if not self._is_dead(item, now_s):
                 items.append(item)
 
     def _is_late(self, bucket: Bucket, size: int, due_s: float, now_s: float) -> bool:
@@ -212,7 +212,7 @@ class Scheduler:
 
     def _is_hopeless(self, bucket: Bucket, item: Item, now_s: float) -> bool:
         """Whether an item cannot be in time at all, or only in a batch that holds up the rest."""
-        size = min(self.cost.size_worth(bucket.key, WORTH_SAVING), len(bucket) + 1)
+        size = min(self.cost.size_worth(bucket.key, WORTH_SAVING), len(bucket))
         return self._is_late(bucket, size, item.terms.due_s, now_s)
 
     def _put(self, item: Item) -> None:
@@ -225,22 +225,16 @@ class Scheduler:
         self._came_s.append(item.queued_s)
         self.queued += 1
 
-    def _pop(self, lane: Lane, now_s: float) -> Item | None:
-        """Take the next item; None: it was one that nobody waits for any more."""
-        item = lane.pop(now_s)
+    def _pop(self, lane: Lane, now_s: float) -> Item:
         self.queued -= 1
+        return lane.pop(now_s)
+
+    @staticmethod
+    def _is_dead(item: Item, now_s: float) -> bool:
+        """Whether nobody waits for an item any more; if it is too late, they are told so."""
         if item.terms.deadline_s <= now_s:
             item.expire()
-            return None
-        return None if item.future.done() else item
-
-    def _put_back(self, lane: Lane, item: Item) -> None:
-        lane.put_back(item)
-        self.queued += 1
-
-    def _put_late(self, bucket: Bucket, item: Item) -> None:
-        bucket.late.append(item)
-        self.queued += 1
+        return item.future.done()
 
     def _give_up_late(self, count: int) -> None:
         """Have late items give their places to those who can still be in time."""

@@ -1,6 +1,5 @@
 """Requests take turns in a bucket, and whatever leaves it leaves nothing behind."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,37 +48,11 @@ def test_a_request_waits_for_its_turn_since_it_had_its_last():
     assert lane.since_s == 7.0
 
 
-def test_what_is_put_back_comes_first_again():
-    items = [item("a", 1.0), item("b", 2.0), item("a", 1.0)]
-    lane = lane_of(*items)
+def test_the_item_that_comes_next_can_be_looked_at():
+    lane = lane_of(item("a", 1.0), item("b", 2.0), item("a", 1.0))
     for _ in range(3):
-        popped = lane.pop(5.0)
-        lane.put_back(popped)
-        assert (len(lane), lane.requests, lane.since_s) == (3, 2, 1.0)
-    assert pop_all(lane) == items
-
-
-def test_the_only_item_of_a_request_can_be_put_back():
-    lane = lane_of(item("a", 1.0), item("b", 2.0))
-    lane.put_back(lane.pop(5.0))
-    assert [popped.request for popped in pop_all(lane)] == ["a", "b"]
-
-
-@pytest.mark.xfail(strict=True, reason="put_back takes the item's age for its turn's")
-def test_what_is_put_back_has_waited_for_its_turn_no_longer_than_before():
-    lane = lane_of(*[item("many", 1.0)] * 3)
-    lane.pop(7.0)
-    since_s = lane.since_s
-    lane.put_back(lane.pop(8.0))
-    assert lane.since_s == since_s == 7.0
-
-
-@pytest.mark.xfail(strict=True, reason="put_back makes its request the oldest")
-def test_after_a_younger_item_was_put_back_the_oldest_is_still_the_oldest():
-    lane = lane_of(item("older", 1.0), item("older", 1.0), item("younger", 2.0))
-    lane.pop(5.0)
-    lane.put_back(lane.pop(5.0))
-    assert lane.oldest.queued_s == 1.0
+        first = lane.first
+        assert lane.pop(5.0) is first
 
 
 def test_the_oldest_is_found_whoever_has_the_next_turn():

@@ -195,7 +195,6 @@ def test_a_runner_that_is_cancelled_is_a_failed_pass():
     run_virtual(main)
 
 
-@pytest.mark.xfail(strict=True, reason="an error in answer to a cancellation revives the loop")
 def test_a_runner_that_answers_a_cancellation_with_an_error_does_not_hold_up_the_end():
     class Stubborn(GatedRunner):
         async def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
