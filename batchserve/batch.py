@@ -5,15 +5,20 @@ All times are seconds on one monotonic clock, the batcher's.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any
+
+from batchserve.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Hashable
 
     import torch
+
+    from batchserve.errors import RequestError
 
 
 class Priority(IntEnum):
@@ -33,6 +38,15 @@ class CloseReason(StrEnum):
     DEADLINE = "deadline"  # one item more would have made one in it late
     DRAIN = "drain"  # the server is shutting down
     RETRY = "retry"  # a part of a batch that failed
+
+
+class Fault(StrEnum):
+    """What went wrong with a forward pass, and was contained."""
+
+    INPUT = "input"  # of one item, whatever its neighbours
+    OUT_OF_MEMORY = "out_of_memory"  # the batch was too large for the device
+    DEVICE_LOST = "device_lost"  # the device answers no more
+    HUNG = "hung"  # the pass did not return
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,16 @@ class Item:
     future: asyncio.Future[Any]
     alone: bool = False
     batch: Batch | None = None
+
+    def fail(self, error: RequestError) -> None:
+        """Answer with an error, unless nobody waits any more."""
+        if not self.future.done():
+            # One for each: whoever catches it adds to its traceback.
+            self.future.set_exception(copy(error))
+
+    def expire(self) -> None:
+        """Answer that it is too late."""
+        self.fail(DeadlineExceeded("the deadline passed in the queue"))
 
 
 @dataclass(slots=True, eq=False)

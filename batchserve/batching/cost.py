@@ -164,9 +164,9 @@ class Cost:
         curve = self._curve(key)
         return self._speed * curve.at(size) if curve and size else 0.0
 
-    def bound(self, key: Hashable, size: int) -> float:
-        """Return what a pass will hardly exceed."""
-        return self.caution * self.seconds(key, size)
+    def bound(self, key: Hashable, size: int, deviations: float = DEVIATIONS) -> float:
+        """Return what a pass will hardly exceed, or not by so many mean deviations."""
+        return math.exp(deviations * self._deviation) * self.seconds(key, size)
 
     def seconds_for(self, key: Hashable, items: int) -> float:
         """Return what so many items will take, in batches of the best size."""

@@ -6,7 +6,8 @@ decoded, and what is known of the pass that is running.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections import deque
+from collections.abc import Hashable, Iterable
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
 from batchserve.batching.admission import Backlog, check_places, check_promise
@@ -19,7 +20,9 @@ from batchserve.batching.shares import Shares
 # How fast a change of what decoding takes is followed.
 DECODE_WEIGHT = 0.1
 # An item that only a batch slower than this share of the best rate could save is late.
-WORTH_SAVING = 0.5
+WORTH_SAVING = 0.9
+# How cautious to be with those who were let in.
+DEVIATIONS_WHEN_ADMITTED = 1.5
 
 
 class Scheduler:
@@ -29,7 +32,6 @@ class Scheduler:
         policy: decides when a batch is closed, and how large.
         cost: what passes take.
         max_queue_size: items that may wait.
-        on_expired: called with each item that is found past its deadline.
     """
 
     def __init__(
@@ -37,13 +39,11 @@ class Scheduler:
         policy: Policy,
         cost: Cost,
         max_queue_size: int,
-        on_expired: Callable[[Item], None] = lambda _: None,
     ) -> None:
         self.policy = policy
         self.cost = cost
         self.memory = MemoryLimit(policy.max_batch_size)
         self._max_queue_size = max_queue_size
-        self.on_expired = on_expired
         self._buckets: dict[Hashable, Bucket] = {}
         self._shares = Shares()
         self.queued = 0  # items that wait for a pass
@@ -52,6 +52,7 @@ class Scheduler:
         self._running: Batch | None = None
         self._free_since_s = 0.0
         self._decode_s = 0.0
+        self._came_s: deque[float] = deque(maxlen=policy.max_batch_size)
 
     # Who is let in.
 
@@ -203,7 +204,9 @@ class Scheduler:
 
     def _is_late(self, bucket: Bucket, size: int, due_s: float, now_s: float) -> bool:
         """Whether a batch of this size, begun now, would miss this time."""
-        return self.policy.keeps_promises and now_s + self.cost.bound(bucket.key, size) > due_s
+        # Admission has been cautious; to be so again would shrink batches, and make others late.
+        seconds = self.cost.bound(bucket.key, size, DEVIATIONS_WHEN_ADMITTED)
+        return self.policy.keeps_promises and now_s + seconds > due_s
 
     def _is_hopeless(self, bucket: Bucket, item: Item, now_s: float) -> bool:
         """Whether an item cannot be in time at all, or only in a batch that holds up the rest."""
@@ -217,6 +220,7 @@ class Scheduler:
         if not bucket.lanes[item.terms.priority]:
             self._shares.join(item.terms.priority)
         bucket.append(item)
+        self._came_s.append(item.queued_s)
         self.queued += 1
 
     def _pop(self, lane: Lane, now_s: float) -> Item | None:
@@ -224,7 +228,7 @@ class Scheduler:
         item = lane.pop(now_s)
         self.queued -= 1
         if item.terms.deadline_s <= now_s:
-            self.on_expired(item)
+            item.expire()
             return None
         return None if item.future.done() else item
 
@@ -253,14 +257,27 @@ class Scheduler:
         }
         if self._held:
             loads[None] = self._loads_held()
-        return Backlog(loads, self._busy_s(now_s), self._decode_s)
+        slack_s = {bucket.key: bucket.due_s - now_s for bucket in self._buckets.values()}
+        return Backlog(loads, self._busy_s(now_s), self._decode_s, self._rate(now_s), slack_s)
+
+    def _rate(self, now_s: float) -> float:
+        """Items per second, as the last ones came that would fill a batch."""
+        since_s = now_s - self._came_s[0] if self._came_s else 0.0
+        return len(self._came_s) / since_s if since_s > 0 else 0.0
 
     def _is_surely_in_time(self, count: int, terms: Terms, now_s: float) -> bool:
         """Whether even one by one all would be computed in time: most often, and soon told."""
         if len(self._buckets) > 1:
             return False
-        items_s = (self.taken + count) * self.cost.bound(None, 1)
-        return now_s + self._busy_s(now_s) + items_s + self._decode_s <= terms.due_s
+        busy_s = self._busy_s(now_s)
+        company = self._rate(now_s) * busy_s
+        items_s = (self.taken + count + company) * self.cost.bound(None, 1)
+        return now_s + busy_s + items_s + self._decode_s <= terms.due_s
+
+    def backlog_s(self, now_s: float) -> float:
+        """Return how long it takes to compute what is running and what waits."""
+        backlog = self.backlog(now_s)
+        return backlog.busy_s + backlog.seconds(self.cost)
 
     def _loads_held(self) -> dict[Priority, Load]:
         loads: dict[Priority, Load] = {}

@@ -306,7 +306,7 @@ def test_who_was_guilty_by_chance_is_cleared_when_it_succeeds():
             broken[0] = False
             assert await answers_of(submit(batcher, 1.0)) == [1.0]
             assert await answers_of(submit(batcher, 1.0, 2.0)) == [1.0, 2.0]
-            assert len(batcher._quarantine) == 0
+            assert len(batcher.passes._quarantine) == 0
         assert sizes(runner) == [1, 1, 2]
 
     run_virtual(main)

@@ -1,9 +1,14 @@
 """Modules that show from outside how they are run."""
 
+import gc
+import threading
 import time
 
 import torch
 from torch import Tensor, nn
+
+from batchserve.repository import ModelVersion
+from tests.models import Double
 
 
 class ThreadCount(nn.Module):
@@ -25,3 +30,21 @@ def slow_to_load() -> nn.Module:
     """Takes longer to load than any test waits."""
     time.sleep(1000)
     return OneSecond()
+
+
+def double_after_two_seconds() -> nn.Module:
+    time.sleep(2)
+    return Double()
+
+
+class Losable(nn.Module):
+    """Double; but at -1 its device is lost, and at -2 the pass hangs as well, for ever."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if (batch < 0).any():
+            for found in gc.get_objects():
+                if isinstance(found, ModelVersion):
+                    found.lost = "the test says so"
+        if (batch == -2).any():
+            threading.Event().wait()
+        return 2 * batch

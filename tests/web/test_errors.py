@@ -568,7 +568,7 @@ async def test_numbers_that_do_not_fit(serve, numbers, mentioned, listed):
 
 async def test_of_a_list_with_a_bad_input_nothing_is_computed(serve):
     client = await serve(**DOUBLE)
-    runner = batcher_of(client).runner = FakeRunner()
+    runner = batcher_of(client).passes.runner = FakeRunner()
     response = await client.post("/predict", json={"inputs": [[1.0], [2.0], "bad", [3.0]]})
     message = await check_error(response, 422, "invalid_input")
     assert message.startswith("inputs[2]: ")

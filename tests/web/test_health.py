@@ -6,7 +6,7 @@ import pytest
 
 from batchserve.config import Config
 from batchserve.repository import State
-from batchserve.web.keys import REPOSITORY
+from batchserve.web.keys import REPOSITORY, TRAFFIC
 from tests.web.clients import Client
 
 # One thread: the models are small, and the cores may be busy.
@@ -94,6 +94,41 @@ async def test_the_process_lives_whatever_the_models_do(serve, state):
     response = await client.get("/livez")
     assert response.status == 200
     assert await response.json() == {"status": "live"}
+
+
+@pytest.mark.parametrize("path", ["/livez", *READINESS])
+async def test_a_model_that_is_lost_for_good_fails_liveness_and_readiness(serve, path):
+    client = await serve(TWO_MODELS)
+    client.app[REPOSITORY].versions[1].lost = "CUDA error: unspecified launch failure"
+    response = await client.get(path)
+    assert response.status == 503
+    assert await response.json() == {
+        "error": "second:2 is lost: CUDA error: unspecified launch failure",
+        "code": "model_not_ready",
+    }
+
+
+@pytest.mark.parametrize("path", READINESS)
+async def test_a_worker_that_leaves_is_not_ready_but_predicts(serve, path):
+    client = await serve(TWO_MODELS)
+    traffic = client.app[TRAFFIC]
+    traffic.draining, traffic.dismissing = "the server is shutting down", True
+    response = await client.get(path)
+    assert response.status == 503
+    assert await response.json() == {"error": "the server is shutting down", "code": "draining"}
+    predicted = await client.post("/predict", json={"input": [1]})
+    assert predicted.status == 200
+    assert (await client.get("/livez")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/livez", "/nowhere", "/docs"])
+async def test_a_worker_that_leaves_has_clients_use_another_connection(serve, path):
+    client = await serve(TWO_MODELS)
+    assert "Connection" not in (await client.get(path)).headers
+    client.app[TRAFFIC].dismissing = True
+    assert (await client.get(path)).headers["Connection"] == "close"
+    assert client.app[TRAFFIC].in_progress == 0
+    assert client.app[TRAFFIC].count == 2
 
 
 @pytest.mark.parametrize("path", ["/livez", *READINESS])
