@@ -31,7 +31,7 @@ LAYERS = [
     ["batching.passes"],
     ["batching.batcher"],
     ["repository"],
-    ["inference"],
+    ["simulation", "inference"],
     ["web"],
     ["simulation"],
     ["app", "testing", "demo"],

@@ -16,6 +16,7 @@ from batchserve.batching.cost import Cost
 from batchserve.batching.memory_limit import MemoryLimit
 from batchserve.batching.policy import Close, Policy, View, Wait
 from batchserve.batching.shares import Shares
+from batchserve.errors import Overloaded
 
 # How fast a change of what decoding takes is followed.
 DECODE_WEIGHT = 0.1
@@ -65,6 +66,7 @@ class Scheduler:
             Overloaded: they would be late.
         """
         if self.taken + count > self._max_queue_size:
+            self._give_up_late(self.taken + count - self._max_queue_size)
             backlog = self.backlog(now_s)
             check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
         if self.policy.keeps_promises and not self._is_surely_in_time(count, terms, now_s):
@@ -239,6 +241,16 @@ class Scheduler:
     def _put_late(self, bucket: Bucket, item: Item) -> None:
         bucket.late.append(item)
         self.queued += 1
+
+    def _give_up_late(self, count: int) -> None:
+        """Have late items give their places to those who can still be in time."""
+        for bucket in list(self._buckets.values()):
+            while bucket.late and count > 0:
+                item = bucket.late.pop(math.inf)
+                self.queued -= 1
+                count -= 1
+                item.fail(Overloaded("it could not be computed in time, and others need its place"))
+            self._forget_if_empty(bucket)
 
     def _forget_if_empty(self, bucket: Bucket) -> None:
         if not bucket:

@@ -145,7 +145,6 @@ def check_lost(batcher: Batcher, reason: str) -> None:
         batcher.arrival(PATIENT)
 
 
-@pytest.mark.xfail(strict=True, reason="items in the pass get 504, as after a hung one")
 def test_when_the_device_is_lost_everybody_is_told_to_come_back():
     async def main() -> None:
         runner = FakeRunner(lambda _: 1.0, lost)
@@ -200,7 +199,6 @@ def test_a_device_that_is_lost_while_a_batch_is_bisected_leaves_nobody_waiting()
     run_virtual(main)
 
 
-@pytest.mark.xfail(strict=True, reason="it is queued where nobody will look any more")
 def test_who_was_being_decoded_when_the_device_was_lost_is_told_so():
     async def main() -> None:
         async with batching(FakeRunner(rows=lost)) as batcher:

@@ -1,13 +1,12 @@
 """Modules that show from outside how they are run."""
 
-import gc
 import threading
 import time
 
 import torch
 from torch import Tensor, nn
 
-from batchserve.repository import ModelVersion
+from batchserve.runners.base import DeviceLost
 from tests.models import Double
 
 
@@ -38,13 +37,11 @@ def double_after_two_seconds() -> nn.Module:
 
 
 class Losable(nn.Module):
-    """Double; but at -1 its device is lost, and at -2 the pass hangs as well, for ever."""
+    """Double; but at -1 its device is lost, and at -2 the pass hangs for ever."""
 
     def forward(self, batch: Tensor) -> Tensor:
-        if (batch < 0).any():
-            for found in gc.get_objects():
-                if isinstance(found, ModelVersion):
-                    found.lost = "the test says so"
+        if (batch == -1).any():
+            raise DeviceLost("the test says so")
         if (batch == -2).any():
             threading.Event().wait()
         return 2 * batch

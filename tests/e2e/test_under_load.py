@@ -174,20 +174,25 @@ def test_a_stop_during_a_reload_does_not_wait_for_the_new_models(launch, tmp_pat
     assert not load.lost
 
 
-@pytest.mark.parametrize("fatal", [-1, -2], ids=["lost", "hung"])
-def test_a_worker_that_is_broken_for_good_is_replaced(launch, fatal):
+@pytest.mark.parametrize(
+    ("fatal", "status", "reason"),
+    [(-1, 503, "the test says so"), (-2, 504, "a forward pass has not returned for 1 s")],
+    ids=["lost", "hung"],
+)
+def test_a_worker_that_is_broken_for_good_is_replaced(launch, fatal, status, reason):
     model = {"source": "tests.e2e.models:Losable", "batching": {"max_batch_size": 1}}
-    server = launch({**DOUBLE, **model}, server=TWO)
+    server = launch({**DOUBLE, **model}, server={**TWO, "hang_seconds": 1})
     old = {process.pid: process for process in server.workers()}
     with requests.Session() as session:
-        try:
-            session.post(f"{server.base}/predict", json={"input": [fatal]}, timeout=1)
-        except requests.exceptions.ReadTimeout:
-            assert fatal == -2
+        response = session.post(f"{server.base}/predict", json={"input": [fatal]}, timeout=30)
+        assert response.status_code == status
+        assert reason in response.json()["error"]
         with Load(server.base) as load:
             wait_for(lambda: any(not process.is_running() for process in old.values()), server)
             server.wait_ready(3)
             wait_answered(load, 50, server)
     assert not load.refused
-    assert "double:1 is lost: the test says so" in server.output()
+    # Whoever reaches the worker that goes is told to try again, and no more.
+    assert all(": 503 " in lost for lost in load.lost)
+    assert reason in server.output()
     assert len(old.keys() & {process.pid for process in server.workers()}) == 1

@@ -99,7 +99,7 @@ async def test_the_process_lives_whatever_the_models_do(serve, state):
 @pytest.mark.parametrize("path", ["/livez", *READINESS])
 async def test_a_model_that_is_lost_for_good_fails_liveness_and_readiness(serve, path):
     client = await serve(TWO_MODELS)
-    client.app[REPOSITORY].versions[1].lost = "CUDA error: unspecified launch failure"
+    client.app[REPOSITORY].versions[1].batcher.lost = "CUDA error: unspecified launch failure"
     response = await client.get(path)
     assert response.status == 503
     assert await response.json() == {
