@@ -31,7 +31,7 @@ LAYERS = [
     ["batching.passes"],
     ["batching.batcher"],
     ["repository"],
-    ["simulation", "inference"],
+    ["inference"],
     ["web"],
     ["simulation"],
     ["app", "testing", "demo"],
