@@ -81,7 +81,7 @@ def test_a_reload_fails_nobody(launch, model):
 def test_reloads_one_after_the_other_fail_nobody(launch):
     server = launch(DOUBLE, server=TWO)
     with Load(server.base) as load:
-        for _ in range(3):
+        for _ in range(2):
             old = server.workers()
             wait_answered(load, 50, server)
             server.process.send_signal(signal.SIGHUP)
