@@ -38,6 +38,8 @@ class Forward:
             RowCountError: the module returned more or fewer rows than it was given.
             Exception: whatever the module or the task raised.
         """
+        # OpenMP's number of threads is each thread's own; torch sets it when it is first asked.
+        torch.get_num_threads()
         batch = torch.stack(list(tensors)).to(self._device, non_blocking=True)
         inputs = self._task.preprocess(batch)
         if inputs.is_floating_point():
