@@ -1,4 +1,4 @@
-"""The commands: `batchserve serve` and `batchserve check`."""
+"""The commands: `batchserve serve`, `batchserve check` and `batchserve simulate`."""
 
 import asyncio
 import os
@@ -15,6 +15,7 @@ from batchserve.config import Config
 from batchserve.config_file import DEFAULT_CONFIG, ENV_CONFIG, ENV_PREFIX, read_config
 from batchserve.errors import StartupError
 from batchserve.memory import use_huge_pages
+from batchserve.simulation.command import simulate
 
 main = typer.Typer(
     no_args_is_help=True,
@@ -55,6 +56,9 @@ def check(config: ConfigArgument = Path(DEFAULT_CONFIG)) -> None:
         _describe(valid, asyncio.run(_load(valid)))
     except StartupError as error:
         _fail(error)
+
+
+main.command()(simulate)
 
 
 @main.command()

@@ -36,6 +36,7 @@ LAYERS = [
     ["app", "simulation", "testing", "demo"],
     ["gunicorn_hooks"],
     ["gunicorn_settings"],
+    ["simulation"],
     ["cli"],
 ]
 # Where a library is at home; elsewhere it would tie together what should be apart.
@@ -47,7 +48,8 @@ HOMES = {
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations"],
     "yaml": ["config_file"],
     "PIL": ["tasks", "demo"],
-    "typer": ["cli"],
+    "typer": ["cli", "simulation.command"],
+    "matplotlib": ["simulation.plot"],
 }
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))

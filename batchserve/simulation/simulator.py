@@ -31,7 +31,7 @@ class Site:
 
     machine: Machine
     scheduler: Callable[[], Scheduler]
-    promises: Promises = Promises()
+    promises: Promises = field(default_factory=Promises)
     devices: int = 1
     retries: int = 0
     seed: int = 0

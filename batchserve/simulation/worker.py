@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from batchserve.batch import Batch, Item, Terms
 from batchserve.batching.scheduler import Scheduler
@@ -200,7 +200,7 @@ class Worker:
 
     def _resolve(self, item: Item) -> None:
         item.future.set_result(None)
-        visit: Visit = item.request
+        visit = cast("Visit", item.request)
         visit.unanswered -= 1
         if not visit.unanswered:
             self._answer(visit, ANSWERED)
