@@ -134,8 +134,7 @@ class Scheduler:
         """
         until_s = math.inf
         for bucket in sorted(self._buckets.values(), key=self._turn_of):
-            most = self.memory.of(bucket.key, now_s)
-            view = View(now_s, self._free_since_s, arriving, draining, self.cost, most)
+            view = self._view(bucket, now_s, arriving, draining=draining)
             decision = self.policy.decide(bucket, view)
             if isinstance(decision, Wait):
                 until_s = min(until_s, decision.until_s)
@@ -145,6 +144,14 @@ class Scheduler:
             if items:
                 return Batch(items, reason, now_s)
         return Wait(until_s)
+
+    def holds_full_batch(self, now_s: float) -> bool:
+        """Whether the next batch would not grow, whoever came."""
+        bucket = min(self._buckets.values(), key=self._turn_of, default=None)
+        if bucket is None:
+            return False
+        decision = self.policy.decide(bucket, self._view(bucket, now_s, arriving=1, draining=False))
+        return isinstance(decision, Close) and decision.reason is CloseReason.FULL
 
     def started(self, batch: Batch) -> None:
         """A pass has begun."""
@@ -158,6 +165,10 @@ class Scheduler:
             self.cost.observe(batch.bucket_key, len(batch), batch.forward_s)
             self.memory.sufficed(batch.bucket_key, len(batch), now_s)
             self.policy.observe(batch)
+
+    def _view(self, bucket: Bucket, now_s: float, arriving: int, *, draining: bool) -> View:
+        most = self.memory.of(bucket.key, now_s)
+        return View(now_s, self._free_since_s, arriving, draining, self.cost, most)
 
     def _turn_of(self, bucket: Bucket) -> tuple[float, Priority, float]:
         """Whoever's priority has had least comes first, then whoever waits longest for a turn."""
