@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: serve test check format bench clean
+.PHONY: serve test check format bench bench-overload soak clean
 
 serve: $(INSTALLED) photos
 	$(BIN)/batchserve serve config.yaml
@@ -23,6 +23,12 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/shipped_model.py
+
+bench-overload: $(INSTALLED)
+	$(BIN)/python benchmarks/overload.py
+
+soak: $(INSTALLED)
+	$(BIN)/python benchmarks/soak.py
 
 photos: | $(INSTALLED)
 	$(BIN)/python -m batchserve.demo photos

@@ -40,6 +40,15 @@ class CloseReason(StrEnum):
     RETRY = "retry"  # a part of a batch that failed
 
 
+class Fault(StrEnum):
+    """What went wrong with a forward pass, and was contained."""
+
+    INPUT = "input"  # of one item, whatever its neighbours
+    OUT_OF_MEMORY = "out_of_memory"  # the batch was too large for the device
+    DEVICE_LOST = "device_lost"  # the device answers no more
+    HUNG = "hung"  # the pass did not return
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a request asks for.

@@ -51,6 +51,12 @@ class ServerConfig(Section):
     hang_seconds: float = Field(
         60, gt=0, description="A forward pass that takes longer is hung; the worker is replaced."
     )
+    grace_seconds: float = Field(
+        1, ge=0, description="How long a stop keeps serving while load balancers look away."
+    )
+    max_requests: int | None = Field(
+        None, ge=1, description="A worker is replaced after so many requests; null: never."
+    )
     torch_threads: int | None = Field(
         None, ge=1, description="Per worker, for one forward pass; null: cores ÷ workers."
     )

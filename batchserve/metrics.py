@@ -5,7 +5,7 @@ in the environment before this module is imported.
 """
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,7 +17,7 @@ from prometheus_client import (
     multiprocess,
 )
 
-from batchserve.batch import Batch
+from batchserve.batch import Batch, Fault
 
 # Without the times at which series began, which would double their number.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -43,9 +43,9 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"batchserve_{name}", text, MODEL, registry=registry, buckets=buckets)
 
-        def gauge(name: str, text: str) -> Gauge:
+        def gauge(name: str, text: str, of_all: Literal["livesum", "livemax"]) -> Gauge:
             return Gauge(
-                f"batchserve_{name}", text, MODEL, registry=registry, multiprocess_mode="livesum"
+                f"batchserve_{name}", text, MODEL, registry=registry, multiprocess_mode=of_all
             )
 
         self.requests = counter("requests_total", "Requests answered, by HTTP status.", "code")
@@ -63,11 +63,19 @@ class Metrics:
         self.batch_size = histogram("batch_size", "Items in a forward pass.", SIZES)
         self.batches = counter(
             "batches_total",
-            "Batches, by why they were closed: full, wait, idle or drain.",
+            "Batches, by why they were closed.",
             "reason",
         )
-        self.queue_items = gauge("queue_items", "Items that wait for a forward pass.")
-        self.in_flight_items = gauge("in_flight_items", "Items in a forward pass.")
+        self.faults = counter(
+            "faults_total", "What went wrong with a forward pass, and was contained.", "kind"
+        )
+        self.queue_items = gauge("queue_items", "Items that wait for a forward pass.", "livesum")
+        self.in_flight_items = gauge("in_flight_items", "Items in a forward pass.", "livesum")
+        self.backlog_seconds = gauge(
+            "backlog_seconds",
+            "What computing all that waits will take, in the worker where it is most.",
+            "livemax",
+        )
         self.rejected = counter(
             "rejected_total", "Requests that were not computed, by the error's code.", "reason"
         )
@@ -88,10 +96,17 @@ class Metrics:
         self.requests.labels(model, version, str(code)).inc()
         self.request_seconds.labels(model, version).observe(seconds)
 
-    def sample(self, model: str, version: str, queued: int, in_flight: int) -> None:
+    def on_fault(self, model: str, version: str, fault: Fault) -> None:
+        """Count a fault."""
+        self.faults.labels(model, version, fault).inc()
+
+    def sample(
+        self, model: str, version: str, queued: int, in_flight: int, backlog_s: float
+    ) -> None:
         """Set the gauges of one version."""
         self.queue_items.labels(model, version).set(queued)
         self.in_flight_items.labels(model, version).set(in_flight)
+        self.backlog_seconds.labels(model, version).set(backlog_s)
 
     def exposition(self) -> bytes:
         """Return the text format: of all workers where there are several, of this process else."""

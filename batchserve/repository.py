@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from batchserve.batch import Batch
+from batchserve.batch import Batch, Fault
 from batchserve.batching.batcher import Batcher
 from batchserve.batching.configured import scheduler_for
 from batchserve.config import ModelConfig
@@ -33,6 +33,7 @@ ROOM_FOR_PASSES = 2
 UNMEASURED = 16
 
 OnBatch = Callable[["ModelVersion", Batch], None]
+OnFault = Callable[["ModelVersion", Fault], None]
 
 
 class State(StrEnum):
@@ -71,11 +72,14 @@ class ModelVersion:
         return self.state in (State.READY, State.DRAINING)
 
     @property
+    def lost(self) -> str | None:
+        """Why only another process can help: the device has failed, or a pass hangs."""
+        return self.batcher.lost if self.loaded else None
+
+    @property
     def condition(self) -> str:
         """The state in words, for an operator."""
-        if self.state is State.READY and not self.batcher.running:
-            return f"broken: {self.batcher.lost}"
-        return str(self.state)
+        return f"lost: {self.lost}" if self.lost else str(self.state)
 
     def check_ready(self) -> None:
         """Raise if a request cannot be answered now.
@@ -107,7 +111,9 @@ class ModelVersion:
             f"({batching.policy}, {batching.max_wait_ms:g} ms)"
         )
 
-    async def load(self, on_batch: OnBatch) -> None:
+    async def load(
+        self, on_batch: OnBatch, on_fault: OnFault = lambda _model, _fault: None
+    ) -> None:
         """Load, warm up and start batching.
 
         Raises:
@@ -117,7 +123,7 @@ class ModelVersion:
             forward = await asyncio.to_thread(self._load)
             self.state = State.WARMING
             self.forward_s = await asyncio.to_thread(self._warm_up, forward)
-            self.batcher = await self._start(forward, on_batch)
+            self.batcher = await self._start(forward, on_batch, on_fault)
         except Exception:
             self.state = State.FAILED
             raise
@@ -237,7 +243,7 @@ class ModelVersion:
             1000 * seconds,
         )
 
-    async def _start(self, forward: Forward, on_batch: OnBatch) -> Batcher:
+    async def _start(self, forward: Forward, on_batch: OnBatch, on_fault: OnFault) -> Batcher:
         size = self.max_batch_size
         full_batch_s = self.forward_s.get(size, 0.0)
         # A pass that may cost more than the example's is safe on a thread only.
@@ -249,6 +255,7 @@ class ModelVersion:
             runner,
             self.task.bucket_key,
             on_batch=lambda batch: on_batch(self, batch),
+            on_fault=lambda fault: on_fault(self, fault),
             hang_s=self._hang_s,
         )
         batcher.start()
@@ -262,6 +269,7 @@ class ModelRepository:
         configs: the first one answers where no model is named; of several versions of one model,
             the first answers where no version is named.
         on_batch: called with each version's batches.
+        on_fault: called with what went wrong with one.
         hang_s: a forward pass that takes longer never returns.
     """
 
@@ -269,10 +277,11 @@ class ModelRepository:
         self,
         configs: Sequence[ModelConfig],
         on_batch: OnBatch = lambda _model, _batch: None,
+        on_fault: OnFault = lambda _model, _fault: None,
         hang_s: float = math.inf,
     ) -> None:
         self.versions = [ModelVersion(config, hang_s) for config in configs]
-        self._on_batch = on_batch
+        self._on_batch, self._on_fault = on_batch, on_fault
 
     async def load(self) -> None:
         """Load every version, one after the other.
@@ -283,7 +292,7 @@ class ModelRepository:
         for version in self.versions:
             started_s = time.monotonic()
             logger.info("%s:%s loading %s", version.name, version.version, version.config.source)
-            await version.load(self._on_batch)
+            await version.load(self._on_batch, self._on_fault)
             logger.info(
                 "%s:%s ready after %.1f s",
                 version.name,
@@ -294,6 +303,15 @@ class ModelRepository:
     @property
     def ready(self) -> bool:
         return all(version.ready for version in self.versions)
+
+    @property
+    def lost(self) -> str:
+        """Which versions are lost for good, and why; empty if none is."""
+        return "; ".join(
+            f"{version.name}:{version.version} is lost: {version.lost}"
+            for version in self.versions
+            if version.lost is not None
+        )
 
     def find(self, name: str | None = None, version: str | None = None) -> ModelVersion:
         """Return the version that shall answer.

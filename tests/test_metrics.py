@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchserve.batch import Batch, CloseReason, Item
+from batchserve.batch import Batch, CloseReason, Fault, Item, Terms
 from batchserve.metrics import Metrics
 
 LABELS = {"model": "m", "version": "1"}
@@ -23,7 +23,10 @@ def samples(metrics: Metrics) -> dict[str, float]:
 def test_a_batch_is_counted():
     metrics = Metrics()
     no_future: Any = None
-    items = [Item(torch.zeros(1), no_future, queued_s, deadline_s=9.0) for queued_s in (1.0, 1.5)]
+    items = [
+        Item(torch.zeros(1), "key", "request", Terms(9.0, 9.0), queued_s, no_future)
+        for queued_s in (1.0, 1.5)
+    ]
     metrics.on_batch("m", "1", Batch(items, CloseReason.IDLE, formed_s=2.0, forward_s=0.25))
     found = samples(metrics)
     assert found["batchserve_items_total"] == 2
@@ -47,9 +50,19 @@ def test_an_answer_is_counted_by_its_status():
 
 def test_gauges_are_sampled():
     metrics = Metrics()
-    metrics.sample("m", "1", queued=3, in_flight=2)
+    metrics.sample("m", "1", queued=3, in_flight=2, backlog_s=0.25)
     found = samples(metrics)
     assert (found["batchserve_queue_items"], found["batchserve_in_flight_items"]) == (3, 2)
+    assert found["batchserve_backlog_seconds"] == 0.25
+
+
+def test_faults_are_counted_by_their_kind():
+    metrics = Metrics()
+    for fault in (Fault.INPUT, Fault.HUNG, Fault.INPUT):
+        metrics.on_fault("m", "1", fault)
+    found = samples(metrics)
+    assert found["batchserve_faults_total input"] == 2
+    assert found["batchserve_faults_total hung"] == 1
 
 
 def test_each_process_counts_for_itself():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from batchserve.batch import Terms
 from batchserve.config import Config
 from batchserve.errors import Draining, LoadError, NotFound, NotReady
 from batchserve.repository import ModelRepository, State
@@ -45,9 +46,10 @@ def repository_of(config: Config, **kwargs) -> ModelRepository:
 
 async def ask(repository: ModelRepository, tensor: torch.Tensor) -> list[float]:
     batcher = repository.find().batcher
-    with batcher.arrival() as arrival:
-        (item,) = arrival.submit([tensor], batcher.clock() + 60)
-    row: torch.Tensor = await item.future
+    by_s = batcher.clock() + 60
+    with batcher.arrival(Terms(by_s, by_s)) as arrival:
+        (item,) = arrival.submit([tensor])
+        row: torch.Tensor = await item.future
     return row.tolist()
 
 
@@ -212,7 +214,7 @@ async def test_a_version_whose_loop_has_ended_is_not_ready(configure):
     loop.cancel()
     await asyncio.wait([loop])
     assert not repository.ready
-    with pytest.raises(NotReady, match="its batching loop has ended"):
+    with pytest.raises(NotReady, match="the batching loop has ended"):
         repository.find().check_ready()
     await repository.close()
 

@@ -13,7 +13,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from batchserve.batch import Batch, Item, Terms
+from batchserve.batch import Batch, Fault, Item, Terms
 from batchserve.batching.passes import Passes
 from batchserve.batching.scheduler import Scheduler
 from batchserve.errors import (
@@ -89,6 +89,7 @@ class Batcher:
         runner: runs the forward pass.
         bucket_key: items for which it returns the same can share a batch.
         on_batch: called with each batch after its forward pass.
+        on_fault: called with what went wrong, each time.
         hang_s: a forward pass that takes longer never returns.
         clock: seconds, monotonic.
     """
@@ -100,6 +101,7 @@ class Batcher:
         runner: Runner,
         bucket_key: Callable[["torch.Tensor"], Hashable] = shape_and_dtype,
         on_batch: Callable[[Batch], None] = lambda _: None,
+        on_fault: Callable[[Fault], None] = lambda _: None,
         hang_s: float = math.inf,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -108,7 +110,8 @@ class Batcher:
         self.scheduler = scheduler
         self.lost: str | None = None  # why this process cannot go on
         self._bucket_key = bucket_key
-        self.passes = Passes(name, scheduler, runner, on_batch, clock)
+        self.passes = Passes(name, scheduler, runner, on_batch, on_fault, clock)
+        self._on_fault = on_fault
         self._hang_s = hang_s
         self._arriving: set[Arrival] = set()
         self._computing: Batch | None = None
@@ -224,7 +227,7 @@ class Batcher:
                 self._computing = await self._collect()
                 await self.passes.compute(self._computing)
             except DeviceLost as error:
-                self._lose(f"the device does not answer any more ({error})")
+                self._lose(Fault.DEVICE_LOST, f"the device does not answer any more ({error})")
             except Exception:
                 logger.exception("%s: a bug in batchserve; everything that waits gets 500", self)
                 self._fail_everything(InternalError("the batcher failed; this is a bug"))
@@ -232,8 +235,10 @@ class Batcher:
 
     async def _collect(self) -> Batch:
         while True:
-            for _ in range(TURNS_TO_LET_IN):
-                await asyncio.sleep(0)
+            # Nobody needs to be let in where a full batch waits already.
+            if not self.scheduler.holds_full_batch(self.clock()):
+                for _ in range(TURNS_TO_LET_IN):
+                    await asyncio.sleep(0)
             decision = self.scheduler.next_batch(
                 self.clock(), len(self._arriving), draining=self._draining
             )
@@ -277,11 +282,12 @@ class Batcher:
         late = DeadlineExceeded(f"not computed: {reason}")
         for item in self._computing.items if self._computing else []:
             item.fail(late)
-        self._lose(reason)
+        self._lose(Fault.HUNG, reason)
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, fault: Fault, reason: str) -> None:
         """Nothing will be computed any more: answer everybody, so that the process can go."""
         self.lost = reason
+        self._on_fault(fault)
         logger.critical("%s: %s", self, reason)
         self._fail_everything(NotReady(f"{self.name} is being replaced: {reason}"))
 

@@ -63,18 +63,6 @@ class Lane:
             self._forget(request)
         return item
 
-    def put_back(self, item: Item) -> None:
-        """Undo a `pop`: the item comes first again."""
-        turn = self._turns.get(item.request)
-        if turn is None:
-            turn = self._turns[item.request] = _Turn(item.queued_s, deque())
-            self._by_age[item.request] = None
-            self._by_age.move_to_end(item.request, last=False)
-        turn.items.appendleft(item)
-        turn.since_s = item.queued_s
-        self._turns.move_to_end(item.request, last=False)
-        self._items += 1
-
     def withdraw(self, request: Hashable) -> int:
         """Forget a request; return how many of its items waited here."""
         turn = self._turns.get(request)
@@ -94,14 +82,9 @@ class Lane:
         return next(iter(self._turns.values())).since_s
 
     @property
-    def due_s(self) -> float:
-        """When the item that comes next is due."""
-        return next(iter(self._turns.values())).items[0].terms.due_s
-
-    @property
-    def deadline_s(self) -> float:
-        """When the item that comes next is given up."""
-        return next(iter(self._turns.values())).items[0].terms.deadline_s
+    def first(self) -> Item:
+        """The item that comes next."""
+        return next(iter(self._turns.values())).items[0]
 
     @property
     def oldest(self) -> Item:
@@ -153,7 +136,9 @@ class Bucket:
     @property
     def due_s(self) -> float:
         """When the first of those that come next is due; infinity: only late items wait."""
-        return min((lane.due_s for lane in self.lanes.values() if lane), default=math.inf)
+        return min(
+            (lane.first.terms.due_s for lane in self.lanes.values() if lane), default=math.inf
+        )
 
     def withdraw(self, request: Hashable) -> int:
         """Forget a request; return how many of its items waited here."""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from batchserve.batch import Batch, CloseReason, Item
+from batchserve.batch import Batch, CloseReason, Fault, Item
 from batchserve.batching.quarantine import REFUSED, Quarantine
 from batchserve.batching.scheduler import Scheduler
 from batchserve.errors import ModelFailed
@@ -30,6 +30,7 @@ class Passes:
         scheduler: is told when a pass begins and ends.
         runner: runs the pass.
         on_batch: called with each batch that is over: every item is in exactly one.
+        on_fault: called with what went wrong, each time.
         clock: seconds, monotonic.
     """
 
@@ -39,12 +40,14 @@ class Passes:
         scheduler: Scheduler,
         runner: Runner,
         on_batch: Callable[[Batch], None],
+        on_fault: Callable[[Fault], None],
         clock: Callable[[], float],
     ) -> None:
         self.runner = runner
         self._name = name
         self._scheduler = scheduler
         self._on_batch = on_batch
+        self._on_fault = on_fault
         self._clock = clock
         self._quarantine = Quarantine()
 
@@ -104,14 +107,12 @@ class Passes:
     async def _rows_of(self, tensors: Sequence["torch.Tensor"]) -> Sequence[Any] | Exception:
         try:
             rows = await self.runner.forward(tensors)
-        except asyncio.CancelledError:
-            # By the runner, that is; if it was us, there is nothing to save.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a model may raise any
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise
-            return RuntimeError("the pass was cancelled")
-        except Exception as error:  # noqa: BLE001 - a model may raise anything
-            return error
+                # Whatever the runner makes of it, it is over.
+                raise asyncio.CancelledError from None
+            return error if isinstance(error, Exception) else RuntimeError("it was cancelled")
         if len(rows) != len(tensors):
             return ValueError(f"{len(rows)} rows came back for {len(tensors)} items")
         return rows
@@ -119,6 +120,7 @@ class Passes:
     def _resolve(self, batch: Batch, rows: Sequence[Any]) -> None:
         for item, row in zip(batch.items, rows, strict=True):
             if isinstance(row, Exception):
+                self._on_fault(Fault.INPUT)
                 item.fail(ModelFailed(str(row)))
             elif not item.future.done():
                 item.future.set_result(row)
@@ -135,6 +137,7 @@ class Passes:
             self._name, len(batch), error, exc_info=error,
         )  # fmt: skip
         if isinstance(error, OutOfMemory):
+            self._on_fault(Fault.OUT_OF_MEMORY)
             self._scheduler.memory.ran_out(batch.bucket_key, len(batch), self._clock())
         if len(batch) == 1:
             self._convict(batch, error)
@@ -146,6 +149,7 @@ class Passes:
     def _convict(self, batch: Batch, error: Exception) -> None:
         """The item of this batch has failed, and alone."""
         (item,) = batch.items
+        self._on_fault(Fault.INPUT)
         self._quarantine.blame(fingerprint(item.tensor), self._clock())
         what = "ran out of memory" if isinstance(error, OutOfMemory) else "failed"
         item.fail(

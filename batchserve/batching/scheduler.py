@@ -8,7 +8,6 @@ decoded, and what is known of the pass that is running.
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable
-from dataclasses import replace
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
 from batchserve.batching.admission import Backlog, check_places, check_promise
@@ -17,6 +16,7 @@ from batchserve.batching.cost import Cost
 from batchserve.batching.memory_limit import MemoryLimit
 from batchserve.batching.policy import Close, Policy, View, Wait
 from batchserve.batching.shares import Shares
+from batchserve.errors import Overloaded
 
 # How fast a change of what decoding takes is followed.
 DECODE_WEIGHT = 0.1
@@ -68,6 +68,7 @@ class Scheduler:
             Overloaded: they would be late.
         """
         if self.taken + count > self._max_queue_size:
+            self._give_up_late(self.taken + count - self._max_queue_size)
             backlog = self.backlog(now_s)
             check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
         if self.policy.keeps_promises and not self._is_surely_in_time(count, terms, now_s):
@@ -135,10 +136,9 @@ class Scheduler:
         """
         until_s = math.inf
         for bucket in list(self._buckets.values()):
-            self._give_up(bucket, now_s)
+            self._give_up_latest(bucket, now_s)
         for bucket in sorted(self._buckets.values(), key=self._turn_of):
-            most = self.memory.of(bucket.key, now_s)
-            view = View(now_s, self._free_since_s, arriving, draining, self.cost, most)
+            view = self._view(bucket, now_s, arriving, draining=draining)
             decision = self.policy.decide(bucket, view)
             if isinstance(decision, Wait):
                 until_s = min(until_s, decision.until_s)
@@ -148,6 +148,14 @@ class Scheduler:
             if items:
                 return Batch(items, reason, now_s)
         return Wait(until_s)
+
+    def holds_full_batch(self, now_s: float) -> bool:
+        """Whether the next batch would not grow, whoever came."""
+        bucket = min(self._buckets.values(), key=self._turn_of, default=None)
+        if bucket is None:
+            return False
+        decision = self.policy.decide(bucket, self._view(bucket, now_s, arriving=1, draining=False))
+        return isinstance(decision, Close) and decision.reason is CloseReason.FULL
 
     def started(self, batch: Batch) -> None:
         """A pass has begun."""
@@ -161,6 +169,10 @@ class Scheduler:
             self.cost.observe(batch.bucket_key, len(batch), batch.forward_s)
             self.memory.sufficed(batch.bucket_key, len(batch), now_s)
             self.policy.observe(batch)
+
+    def _view(self, bucket: Bucket, now_s: float, arriving: int, *, draining: bool) -> View:
+        most = self.memory.of(bucket.key, now_s)
+        return View(now_s, self._free_since_s, arriving, draining, self.cost, most)
 
     def _turn_of(self, bucket: Bucket) -> tuple[float, Priority, float]:
         """Whoever's priority has had least comes first, then whoever waits longest for a turn."""
@@ -177,23 +189,23 @@ class Scheduler:
         at_last_s = now_s + self.cost.bound(bucket.key, close.most)
         while len(items) < close.most and (priority := bucket.next_priority(self._shares)):
             lane = bucket.lanes[priority]
-            item = self._pop(lane, now_s)
-            if item is None:
-                continue
-            if item.alone:
-                if items:
-                    self._put_back(lane, item)
-                return items or [item], CloseReason.FULL
+            item = lane.first
             tightest_s = min(due_s, item.terms.due_s)
-            if tightest_s < at_last_s and self._is_late(bucket, len(items) + 1, tightest_s, now_s):
-                if not self._is_hopeless(bucket, item, now_s):
-                    self._put_back(lane, item)
-                    return items, CloseReason.DEADLINE
-                self._put_late(bucket, item)
-                continue
-            self._shares.charge(priority)
-            due_s = tightest_s
-            items.append(item)
+            if self._is_dead(item, now_s):
+                self._pop(lane, now_s)
+            elif item.alone:
+                return items or [self._pop(lane, now_s)], CloseReason.FULL
+            elif tightest_s >= at_last_s or not self._is_late(
+                bucket, len(items) + 1, tightest_s, now_s
+            ):
+                self._shares.charge(priority)
+                due_s = tightest_s
+                items.append(self._pop(lane, now_s))
+            elif self._is_hopeless(bucket, item, now_s):
+                bucket.late.append(self._pop(lane, now_s))
+                self.queued += 1
+            else:
+                return items, CloseReason.DEADLINE
         self._fill_up_with_late(bucket, items, close.most, due_s, now_s)
         return items, close.reason
 
@@ -204,7 +216,7 @@ class Scheduler:
             if self._is_late(bucket, len(items) + 1, due_s, now_s):
                 return
             item = self._pop(bucket.late, now_s)
-            if item is not None:
+            if not self._is_dead(item, now_s):
                 items.append(item)
 
     def _is_late(self, bucket: Bucket, size: int, due_s: float, now_s: float) -> bool:
@@ -215,7 +227,7 @@ class Scheduler:
 
     def _is_hopeless(self, bucket: Bucket, item: Item, now_s: float) -> bool:
         """Whether an item cannot be in time at all, or only in a batch that holds up the rest."""
-        size = min(self.cost.size_worth(bucket.key, WORTH_SAVING), len(bucket) + 1)
+        size = min(self.cost.size_worth(bucket.key, WORTH_SAVING), len(bucket))
         return self._is_late(bucket, size, item.terms.due_s, now_s)
 
     def _put(self, item: Item) -> None:
@@ -228,32 +240,38 @@ class Scheduler:
         self._came_s.append(item.queued_s)
         self.queued += 1
 
-    def _pop(self, lane: Lane, now_s: float) -> Item | None:
-        """Take the next item; None: it was one that nobody waits for any more."""
-        item = lane.pop(now_s)
+    def _pop(self, lane: Lane, now_s: float) -> Item:
         self.queued -= 1
+        return lane.pop(now_s)
+
+    @staticmethod
+    def _is_dead(item: Item, now_s: float) -> bool:
+        """Whether nobody waits for an item any more; if it is too late, they are told so."""
         if item.terms.deadline_s <= now_s:
             item.expire()
-            return None
-        return None if item.future.done() else item
+        return item.future.done()
 
-    def _put_back(self, lane: Lane, item: Item) -> None:
-        lane.put_back(item)
-        self.queued += 1
+    def _give_up_late(self, count: int) -> None:
+        """Have late items give their places to those who can still be in time."""
+        for bucket in list(self._buckets.values()):
+            while bucket.late and count > 0:
+                item = bucket.late.pop(math.inf)
+                self.queued -= 1
+                count -= 1
+                item.fail(Overloaded("it could not be computed in time, and others need its place"))
+            self._forget_if_empty(bucket)
 
-    def _put_late(self, bucket: Bucket, item: Item) -> None:
-        # Nobody shall wait for ever behind those who are in time, nor take their places.
-        promised_s = item.terms.due_s - item.queued_s
-        patience_s = item.terms.due_s + LATENESS * promised_s
-        item.terms = replace(item.terms, deadline_s=min(item.terms.deadline_s, patience_s))
-        bucket.late.append(item)
-        self.queued += 1
-
-    def _give_up(self, bucket: Bucket, now_s: float) -> None:
-        """Answer those that have been late for too long."""
-        while bucket.late and bucket.late.deadline_s <= now_s:
+    def _give_up_latest(self, bucket: Bucket, now_s: float) -> None:
+        """Answer those who have been late for long; else they would wait as long as others come."""
+        while bucket.late and self._is_dead_late(bucket.late.first, now_s):
             self._pop(bucket.late, now_s)
         self._forget_if_empty(bucket)
+
+    def _is_dead_late(self, item: Item, now_s: float) -> bool:
+        promised_s = item.terms.due_s - item.queued_s
+        if now_s > item.terms.due_s + LATENESS * promised_s:
+            item.fail(Overloaded("it could not be computed in time, nor soon after that"))
+        return self._is_dead(item, now_s)
 
     def _forget_if_empty(self, bucket: Bucket) -> None:
         if not bucket:
@@ -288,6 +306,11 @@ class Scheduler:
         company = self._rate(now_s) * busy_s
         items_s = (self.taken + count + company) * self.cost.bound(None, 1)
         return now_s + busy_s + items_s + self._decode_s <= terms.due_s
+
+    def backlog_s(self, now_s: float) -> float:
+        """Return how long it takes to compute what is running and what waits."""
+        backlog = self.backlog(now_s)
+        return backlog.busy_s + backlog.seconds(self.cost)
 
     def _loads_held(self) -> dict[Priority, Load]:
         loads: dict[Priority, Load] = {}

@@ -55,6 +55,8 @@ class Forward:
             RowCountError: the module returned more or fewer rows than it was given.
             Exception: whatever the module or the task raised.
         """
+        # OpenMP's number of threads is each thread's own; torch sets it when it is first asked.
+        torch.get_num_threads()
         try:
             return self._pass(tensors)
         except Exception as error:

@@ -22,6 +22,8 @@ TIMED_PASSES, TIMED_S = 5, 0.3
 GAIN = 0.05
 DISAPPOINTMENTS = 2
 LONG_PASS_S = 2.0
+# Below it, a disappointment is more likely the machine's than the model's.
+LEAST = 4
 MOST = 256
 
 
@@ -79,7 +81,7 @@ def _search(
                 seconds[last] = min(seconds[last], _seconds_of_pass(forward, [example] * last))
             if disappoints(seconds):
                 break
-    largest = largest_that_pays(seconds)
+    largest = max(largest_that_pays(seconds), LEAST)
     return {size: took_s for size, took_s in seconds.items() if size <= largest}
 
 

@@ -21,6 +21,7 @@ from batchserve.errors import (
 )
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.web.body import JSON, MULTIPART, PART
+from batchserve.web.debug import LAST, MOST_ASKED
 from batchserve.web.keys import REPOSITORY
 from batchserve.web.schema import ErrorBody, schema_of
 from batchserve.web.terms import PRIORITY, TIMEOUT
@@ -56,6 +57,12 @@ HEADERS: list[dict[str, Any]] = [
         },
     },
 ]
+LAST_PARAMETER: dict[str, Any] = {
+    "name": LAST,
+    "in": "query",
+    "description": "So many batches; all that are kept otherwise.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ASKED},
+}
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -131,12 +138,17 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
 
 
 def _operations(error: dict[str, Any]) -> dict[str, Any]:
+    content = {JSON: {"schema": error}}
+
     def get(summary: str, kind: str = JSON, *, may_be_unready: bool = False) -> dict[str, Any]:
         responses: dict[str, Any] = {"200": {"description": summary, "content": {kind: {}}}}
         if may_be_unready:
-            content = {JSON: {"schema": error}}
             responses["503"] = {"description": "Not ready.", "content": content}
         return {"get": {"summary": summary, "tags": ["operate"], "responses": responses}}
+
+    batches = get("The last batches of one worker, as a trace for Perfetto.")
+    batches["get"]["parameters"] = [LAST_PARAMETER]
+    batches["get"]["responses"]["400"] = {"description": "Not a number.", "content": content}
 
     return {
         "/models": get("Every model's versions, states and settings."),
@@ -145,4 +157,5 @@ def _operations(error: dict[str, Any]) -> dict[str, Any]:
         "/healthz": get("The same as /readyz.", may_be_unready=True),
         "/ping": get("The same as /readyz.", may_be_unready=True),
         "/metrics": get("Prometheus metrics of all workers.", "text/plain"),
+        "/debug/batches": batches,
     }

@@ -123,6 +123,12 @@ def test_the_largest_batch_that_pays_is_found(per_pass):
     assert seen == [1, 2, 4, 8, 16, 32]
 
 
+def test_batches_of_four_are_tried_and_used_where_none_pays(per_pass):
+    per_pass(lambda size: 0.01 * size)
+    assert list(warm_up(forward_of(Recording()), EXAMPLE, None)) == [1, 2, 4]
+    assert list(warm_up(forward_of(Recording()), EXAMPLE, None, most=2)) == [1, 2]
+
+
 def test_what_a_busy_machine_has_spoilt_is_measured_again(monkeypatch):
     measured = []
 

@@ -26,11 +26,14 @@ CONTRACT = {
     "batchserve_queue_items": "gauge",
     "batchserve_in_flight_items": "gauge",
     "batchserve_rejected": "counter",
+    "batchserve_backlog_seconds": "gauge",
+    "batchserve_faults": "counter",
 }
 LABELS = {
     "batchserve_requests": {"code"},
     "batchserve_batches": {"reason"},
     "batchserve_rejected": {"reason"},
+    "batchserve_faults": {"kind"},
 }
 
 
@@ -126,8 +129,10 @@ async def test_every_metric_of_the_contract_is_there_from_the_start(serve):
 
 
 async def test_metrics_have_the_labels_of_the_contract(serve):
-    client = await serve(**DOUBLE, batching={"max_batch_size": 1, "max_queue_size": 1})
-    await client.post("/predict", json={"input": [1]})
+    batching = {"max_batch_size": 1, "max_queue_size": 1}
+    client = await serve(server=SERVER, source="tests.models:FailsOnNegative", batching=batching)
+    for number in (1, -1):
+        await client.post("/predict", json={"input": [number]})
     # A second one, so that there is something rejected.
     runner = gate(client)
     await client.post("/predict", json={"input": [1]}, headers={"X-Request-Timeout-Ms": "20"})
@@ -219,6 +224,7 @@ async def test_a_failed_forward_pass_is_counted_as_one(serve):
     assert (await client.post("/predict", json={"input": [-1]})).status == 500
     assert await by(client, "batchserve_requests_total") == {"500": 1}
     assert await value(client, "batchserve_batch_size_count") == 1
+    assert await by(client, "batchserve_faults_total") == {"input": 1}
 
 
 # What was rejected.
