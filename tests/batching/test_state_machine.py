@@ -284,8 +284,6 @@ class FixedMachine(SchedulerMachine):
 
 
 TestAdaptiveScheduler = SchedulerMachine.TestCase
-TestAdaptiveScheduler.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None
-)
+TestAdaptiveScheduler.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 TestFixedScheduler = FixedMachine.TestCase
 TestFixedScheduler.settings = settings(max_examples=50, stateful_step_count=60, deadline=None)

@@ -23,7 +23,11 @@ REQUESTS = 1500
 
 
 def look(
-    machine: str, load: float, noise: float = 0.05, pattern: str = "poisson", requests: int = REQUESTS
+    machine: str,
+    load: float,
+    noise: float = 0.05,
+    pattern: str = "poisson",
+    requests: int = REQUESTS,
 ) -> tuple[Study, Summary]:
     forward_ms, slo_ms = MACHINES[machine]
     made = study(
