@@ -197,7 +197,7 @@ class Scheduler:
                 self._shares.charge(priority)
                 due_s = tightest_s
                 items.append(self._pop(lane, now_s))
-            elif self._is_hopeless(bucket, item, now_s):
+            elif not items or self._is_hopeless(bucket, item, now_s):
                 bucket.late.append(self._pop(lane, now_s))
                 self.queued += 1
             else:
