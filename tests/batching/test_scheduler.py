@@ -268,7 +268,6 @@ def test_an_item_that_must_travel_alone_does():
     check_scheduler_empty(scheduler)
 
 
-@pytest.mark.xfail(strict=True, reason="an item that travels alone is not charged to its priority")
 def test_items_that_travel_alone_use_up_their_prioritys_share_too():
     scheduler = scheduler_of(
         *[item(i, priority=INTERACTIVE, alone=True) for i in range(500)],
@@ -333,7 +332,6 @@ def test_whoever_is_late_gives_its_place_to_those_who_can_be_in_time():
     assert sum(each.future.done() for each in late) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="late items are given up before it is known for whom")
 @pytest.mark.parametrize(
     ("count", "due_s", "error"), [(21, NEVER_S, TooLarge), (12, 1.030, Overloaded)]
 )
