@@ -235,8 +235,10 @@ class Batcher:
 
     async def _collect(self) -> Batch:
         while True:
-            for _ in range(TURNS_TO_LET_IN):
-                await asyncio.sleep(0)
+            # Nobody needs to be let in where a full batch waits already.
+            if not self.scheduler.holds_full_batch(self.clock()):
+                for _ in range(TURNS_TO_LET_IN):
+                    await asyncio.sleep(0)
             decision = self.scheduler.next_batch(
                 self.clock(), len(self._arriving), draining=self._draining
             )

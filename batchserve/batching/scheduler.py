@@ -8,6 +8,7 @@ decoded, and what is known of the pass that is running.
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
 from batchserve.batching.admission import Backlog, check_places, check_promise
@@ -22,6 +23,8 @@ from batchserve.errors import Overloaded
 DECODE_WEIGHT = 0.1
 # An item that only a batch slower than this share of the best rate could save is late.
 WORTH_SAVING = 0.9
+# How late an item may be, as a share of what it was promised, before it is given up.
+LATENESS = 1.0
 # How cautious to be with those who were let in.
 DEVIATIONS_WHEN_ADMITTED = 1.5
 
@@ -133,9 +136,10 @@ class Scheduler:
             draining: nobody is waited for.
         """
         until_s = math.inf
+        for bucket in list(self._buckets.values()):
+            self._give_up(bucket, now_s)
         for bucket in sorted(self._buckets.values(), key=self._turn_of):
-            most = self.memory.of(bucket.key, now_s)
-            view = View(now_s, self._free_since_s, arriving, draining, self.cost, most)
+            view = self._view(bucket, now_s, arriving, draining=draining)
             decision = self.policy.decide(bucket, view)
             if isinstance(decision, Wait):
                 until_s = min(until_s, decision.until_s)
@@ -145,6 +149,14 @@ class Scheduler:
             if items:
                 return Batch(items, reason, now_s)
         return Wait(until_s)
+
+    def holds_full_batch(self, now_s: float) -> bool:
+        """Whether the next batch would not grow, whoever came."""
+        bucket = min(self._buckets.values(), key=self._turn_of, default=None)
+        if bucket is None:
+            return False
+        decision = self.policy.decide(bucket, self._view(bucket, now_s, arriving=1, draining=False))
+        return isinstance(decision, Close) and decision.reason is CloseReason.FULL
 
     def started(self, batch: Batch) -> None:
         """A pass has begun."""
@@ -158,6 +170,10 @@ class Scheduler:
             self.cost.observe(batch.bucket_key, len(batch), batch.forward_s)
             self.memory.sufficed(batch.bucket_key, len(batch), now_s)
             self.policy.observe(batch)
+
+    def _view(self, bucket: Bucket, now_s: float, arriving: int, *, draining: bool) -> View:
+        most = self.memory.of(bucket.key, now_s)
+        return View(now_s, self._free_since_s, arriving, draining, self.cost, most)
 
     def _turn_of(self, bucket: Bucket) -> tuple[float, Priority, float]:
         """Whoever's priority has had least comes first, then whoever waits longest for a turn."""
@@ -187,8 +203,7 @@ class Scheduler:
                 due_s = tightest_s
                 items.append(self._pop(lane, now_s))
             elif not items or self._is_hopeless(bucket, item, now_s):
-                bucket.late.append(self._pop(lane, now_s))
-                self.queued += 1
+                self._put_late(bucket, self._pop(lane, now_s))
             else:
                 return items, CloseReason.DEADLINE
         self._fill_up_with_late(bucket, items, close.most, due_s, now_s)
@@ -245,6 +260,20 @@ class Scheduler:
                 count -= 1
                 item.fail(Overloaded("it could not be computed in time, and others need its place"))
             self._forget_if_empty(bucket)
+
+    def _put_late(self, bucket: Bucket, item: Item) -> None:
+        # Nobody shall wait for ever behind those who are in time, nor take their places.
+        promised_s = item.terms.due_s - item.queued_s
+        patience_s = item.terms.due_s + LATENESS * promised_s
+        item.terms = replace(item.terms, deadline_s=min(item.terms.deadline_s, patience_s))
+        bucket.late.append(item)
+        self.queued += 1
+
+    def _give_up(self, bucket: Bucket, now_s: float) -> None:
+        """Answer those that have been late for too long."""
+        while bucket.late and self._is_dead(bucket.late.first, now_s):
+            self._pop(bucket.late, now_s)
+        self._forget_if_empty(bucket)
 
     def _forget_if_empty(self, bucket: Bucket) -> None:
         if not bucket:

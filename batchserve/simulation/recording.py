@@ -6,10 +6,10 @@ a line; times are seconds, those of a trace microseconds.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from typing import Any
 
 from batchserve.errors import ConfigError
@@ -31,16 +31,16 @@ class Recording:
 
     @property
     def forward_s(self) -> dict[int, float]:
-        """Mean seconds of a pass by batch size, never less for a larger batch."""
-        return _rising({size: fmean(seconds) for size, seconds in sorted(self.passes_s.items())})
+        """Usual seconds of a pass by batch size, never less for a larger batch."""
+        return _rising(
+            {size: (median(took), len(took)) for size, took in sorted(self.passes_s.items())}
+        )
 
     @property
     def ratios(self) -> list[float]:
-        """Each pass over what passes of its size take on average."""
-        mean_s = self.forward_s
-        return [
-            seconds / mean_s[size] for size, passes in self.passes_s.items() for seconds in passes
-        ]
+        """Each pass over what passes of its size usually take."""
+        usual_s = self.forward_s
+        return [took / usual_s[size] for size, passes in self.passes_s.items() for took in passes]
 
 
 def read_recording(path: Path) -> Recording:
@@ -103,13 +103,18 @@ def _counted_from_first(times_s: Iterable[float]) -> list[float]:
     return [time_s - ordered[0] for time_s in ordered]
 
 
-def _rising(seconds: dict[int, float]) -> dict[int, float]:
-    """Even out what few passes of a size, and noise, have bent downwards."""
+def _rising(seconds: Mapping[int, tuple[float, int]]) -> dict[int, float]:
+    """Return what comes closest without ever falling, of seconds and their weights.
 
-    def pairs() -> Iterator[tuple[int, float]]:
-        most_s = 0.0
-        for size, mean_s in seconds.items():
-            most_s = max(most_s, mean_s)
-            yield size, most_s
-
-    return dict(pairs())
+    By pooling adjacent violators (Ayer et al., 1955): what few passes of a size, and noise, have
+    bent is evened out.
+    """
+    pools: list[tuple[float, int, list[int]]] = []
+    for size, (took_s, weight) in seconds.items():
+        pool = (took_s, weight, [size])
+        while pools and pools[-1][0] > pool[0]:
+            before_s, heavy, sizes = pools.pop()
+            total = heavy + pool[1]
+            pool = ((before_s * heavy + pool[0] * pool[1]) / total, total, sizes + pool[2])
+        pools.append(pool)
+    return {size: took_s for took_s, _, sizes in pools for size in sizes}

@@ -282,3 +282,33 @@ def test_the_loop_dies_with_its_task_and_readiness_can_tell():
             assert not batcher.running
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize(("waiting", "let_in"), [(2 * N, False), (2 * N - 1, True)])
+def test_turns_are_given_to_newcomers_only_while_they_could_join(waiting, let_in):
+    class Counting(FakeRunner):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turns = 0
+            self.begun_after: list[int] = []
+
+        async def tick(self) -> None:
+            while True:
+                self.turns += 1
+                await asyncio.sleep(0)
+
+        async def forward(self, tensors):
+            self.begun_after.append(self.turns)
+            return await super().forward(tensors)
+
+    async def main() -> None:
+        runner = Counting()
+        ticking = asyncio.create_task(runner.tick())
+        async with batching(runner) as batcher:
+            await asyncio.gather(*submit(batcher, *range(waiting)))
+        ticking.cancel()
+        first, second = runner.begun_after
+        # One turn is the pass itself.
+        assert (second - first > 1) is let_in
+
+    run_virtual(main)

@@ -19,7 +19,7 @@ MACHINES: dict[str, tuple[dict[int, float], float]] = {
     "short": ({1: 10.0, 16: 40.0}, 60.0),
 }
 NOISES = {"quiet": 0.0, "noisy": 0.15}
-REQUESTS = 1500
+REQUESTS = 1200
 
 
 def look(
@@ -69,7 +69,7 @@ def test_so_it_does_in_bursts_that_are_more_than_the_device_can_do(machine: str,
 @pytest.mark.parametrize("machine", MACHINES)
 def test_at_four_times_the_capacity_goodput_is_near_its_peak(machine: str):
     loads = [0.8, 0.95, 1.2, 2.0, 4.0]
-    goodputs = [look(machine, load, requests=2500)[1].goodput for load in loads]
+    goodputs = [look(machine, load, requests=1500)[1].goodput for load in loads]
     assert goodputs[-1] >= 0.95 * max(goodputs)
 
 
@@ -80,8 +80,13 @@ def test_goodput_is_near_that_of_the_best_fixed_size_and_wait(machine: str, load
     largest = made.largest
     rivals = [
         made.look(f"fixed:{size}:{wait_ms}").summary.goodput
-        for size in (1, largest // 4, largest // 2, largest)
-        for wait_ms in (0, made.machine.mean_s(1) * 500)
+        for size, wait_ms in (
+            (1, 0),
+            (largest // 4, 0),
+            (largest // 2, 0),
+            (largest, 0),
+            (largest, made.machine.mean_s(1) * 500),
+        )
     ]
     assert ours.goodput >= 0.95 * max(rivals)
 

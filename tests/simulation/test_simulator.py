@@ -1,5 +1,7 @@
 """Small cases by hand, and long ones against the formulas of queueing theory."""
 
+from typing import Any
+
 import pytest
 
 from batchserve.batch import CloseReason, Priority
@@ -14,11 +16,11 @@ from tests.simulation.settings import model, rng, scheduler, serve, study
 LINEAR = Machine({1: 0.010, 4: 0.016})
 
 
-def passes(run: Run) -> list[tuple[float, float, int, CloseReason]]:
+def passes(run: Run) -> list[Any]:
     return [(one.formed_s, one.seconds, one.size, one.reason) for one in run.passes]
 
 
-def ends(run: Run) -> dict[float, tuple[str | None, float]]:
+def ends(run: Run) -> dict[float, Any]:
     return {visit.ask.at_s: (visit.outcome, visit.done_s) for visit in run.visits}
 
 
@@ -122,7 +124,7 @@ def test_devices_share_the_requests_at_random():
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_with_batches_of_one_waits_are_those_of_pollaczek_and_khinchine(load: float):
-    # M/D/1: on average a wait of ρ / (2 (1 - ρ)) passes.
+    # M/D/1, busy for a share u of the time: on average a wait of u / (2 (1 - u)) passes.
     outcome = study({1: 10.0}, None, load, 10_000, seed=1).look("fixed:1:0")
     waits_s = [visit.latency_s - 0.010 for visit in outcome.run.visits]
     busy = outcome.summary.utilisation
@@ -147,7 +149,7 @@ def test_noise_makes_waits_longer_by_its_variance():
 
 
 def test_the_same_seed_makes_the_same_run_and_another_another():
-    def run(seed: int) -> list[tuple[float, float, int, CloseReason]]:
+    def run(seed: int) -> list[Any]:
         looked = study({1: 10.0, 8: 24.0}, 100, 1.2, 400, noise=0.1, seed=seed, devices=2)
         return passes(looked.look("ours").run)
 
