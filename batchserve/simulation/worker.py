@@ -196,7 +196,11 @@ class Worker:
         for item in batch.items:
             if not item.future.done():
                 self._resolve(item)
-        self._wake()
+        if self.scheduler.holds_full_batch(now_s):
+            # Before the loop comes to answering those who were in this one.
+            self._decide()
+        else:
+            self._wake()
 
     def _resolve(self, item: Item) -> None:
         item.future.set_result(None)
