@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -15,14 +17,17 @@ from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
 from batchserve.decoding import CodecPool
 from batchserve.errors import StartupError
+from batchserve.leaving import Leaving, Traffic
+from batchserve.lineage import LINEAGE
 from batchserve.loading import use_threads
 from batchserve.metrics import Metrics
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
 from batchserve.web import debug, health, operations, page
 from batchserve.web.access_log import AccessLog
-from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY, TRACE
-from batchserve.web.middleware import answer_errors
+from batchserve.web.door import SHORTEST_S, Door
+from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY, TRACE, TRAFFIC
+from batchserve.web.middleware import answer_errors, see_off
 from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
 
@@ -48,6 +53,7 @@ ROUTES = [
 # Gunicorn's code for a worker that cannot start: the master stops instead of trying for ever.
 WORKER_BOOT_ERROR = 3
 GAUGE_SECONDS = 0.5
+LOOK_SECONDS = 0.5
 
 
 async def create_app() -> web.AppRunner:
@@ -65,20 +71,13 @@ async def create_app() -> web.AppRunner:
     except StartupError as error:
         logger.error("the server cannot start.\n%s", error)  # noqa: TRY400 - no traceback for users
         raise SystemExit(WORKER_BOOT_ERROR) from None
+    door = _open_later(app, config)
     signals.let_through()
     for version in app[REPOSITORY].versions:
         logger.info("%s", version.summary)
     if not config.server.bind.startswith("unix:"):
         logger.info("how to call it: http://%s/", config.server.bind)
-    return web.AppRunner(
-        app,
-        # A client who hangs up takes its items out of the queue.
-        handler_cancellation=True,
-        shutdown_timeout=config.server.drain_seconds,
-        access_log_class=AccessLog,
-        access_log=logging.getLogger("gunicorn.access") if config.server.accesslog else None,
-        logger=logger,
-    )
+    return door
 
 
 async def build_app(config: Config) -> web.Application:
@@ -102,16 +101,46 @@ async def build_app(config: Config) -> web.Application:
     )
     await repository.load()
 
-    app = web.Application(middlewares=[answer_errors], client_max_size=config.server.max_body_bytes)
+    app = web.Application(
+        middlewares=[see_off, answer_errors], client_max_size=config.server.max_body_bytes
+    )
     app[CONFIG] = config
     app[REPOSITORY] = repository
     app[METRICS] = metrics
     app[TRACE] = trace
+    app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
     app.add_routes(ROUTES)
-    app.cleanup_ctx.extend([_decoding, _models, _gauges])
+    app.cleanup_ctx.extend([_decoding, _models, _meanwhile(_sample_gauges)])
     app.on_shutdown.append(_drain)
     return app
+
+
+def _open_later(app: web.Application, config: Config) -> Door:
+    """Return what will accept connections, and leave without losing a request."""
+    server, traffic = config.server, app[TRAFFIC]
+    door = Door(
+        app,
+        # A client who hangs up takes its items out of the queue.
+        handler_cancellation=True,
+        shutdown_timeout=max(SHORTEST_S, server.drain_seconds),
+        access_log_class=AccessLog,
+        access_log=logging.getLogger("gunicorn.access") if server.accesslog else None,
+        logger=logger,
+    )
+    leaving = Leaving(traffic, LINEAGE, door, server.grace_seconds, server.drain_seconds)
+    traffic.on_enough = leaving.retire
+
+    async def attend(app: web.Application) -> None:
+        await door.opened()
+        LINEAGE.announce_ready()
+        while not (lost := app[REPOSITORY].lost):  # noqa: ASYNC110 - a plain attribute tells
+            await asyncio.sleep(LOOK_SECONDS)
+        leaving.replace_worker(lost)
+
+    app.cleanup_ctx.append(_meanwhile(attend))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.step_down)
+    return door
 
 
 async def _decoding(app: web.Application) -> AsyncIterator[None]:
@@ -129,24 +158,31 @@ async def _drain(app: web.Application) -> None:
     app[REPOSITORY].drain()
 
 
-async def _gauges(app: web.Application) -> AsyncIterator[None]:
+async def _sample_gauges(app: web.Application) -> None:
     """Sample the gauges, off the path of requests."""
+    while True:
+        for version in app[REPOSITORY].versions:
+            batcher = version.batcher
+            app[METRICS].sample(
+                *(version.name, version.version, batcher.queued, batcher.in_flight),
+                batcher.scheduler.backlog_s(batcher.clock()),
+            )
+        await asyncio.sleep(GAUGE_SECONDS)
 
-    async def sample() -> None:
-        while True:
-            for version in app[REPOSITORY].versions:
-                batcher = version.batcher
-                app[METRICS].sample(
-                    *(version.name, version.version, batcher.queued, batcher.in_flight),
-                    batcher.scheduler.backlog_s(batcher.clock()),
-                )
-            await asyncio.sleep(GAUGE_SECONDS)
 
-    sampling = asyncio.create_task(sample(), name="gauges")
-    yield
-    sampling.cancel()
-    with suppress(asyncio.CancelledError):
-        await sampling
+def _meanwhile(
+    work: Callable[[web.Application], Coroutine[Any, Any, None]],
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Return a context in which some work goes on beside the serving."""
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(work(app), name=work.__name__)
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    return context
 
 
 def _log_to_gunicorn() -> None:

@@ -5,15 +5,20 @@ All times are seconds on one monotonic clock, the batcher's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any
+
+from batchserve.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Hashable
 
     import torch
+
+    from batchserve.errors import RequestError
 
 
 class Priority(IntEnum):
@@ -58,6 +63,12 @@ class Terms:
     deadline_s: float
     priority: Priority = Priority.NORMAL
 
+    def postponed(self, seconds: float) -> Terms:
+        """Return the same, promised for later, but for no later than the deadline."""
+        if self.due_s == self.deadline_s:
+            return self
+        return replace(self, due_s=min(self.due_s + seconds, self.deadline_s))
+
 
 @dataclass(slots=True, eq=False)
 class Item:
@@ -82,6 +93,16 @@ class Item:
     future: asyncio.Future[Any]
     alone: bool = False
     batch: Batch | None = None
+
+    def fail(self, error: RequestError) -> None:
+        """Answer with an error, unless nobody waits any more."""
+        if not self.future.done():
+            # One for each: whoever catches it adds to its traceback.
+            self.future.set_exception(copy(error))
+
+    def expire(self) -> None:
+        """Answer that it is too late."""
+        self.fail(DeadlineExceeded("the deadline passed in the queue"))
 
 
 @dataclass(slots=True, eq=False)

@@ -93,7 +93,7 @@ def _describe(config: Config, models: list[dict[str, Any]]) -> None:
             f"{model['name']}:{model['version']}",
             model["task"],
             f"{model['device']}, {model['precision']}, {model['runner']}",
-            f"≤ {batching['max_batch_size']}, ≤ {batching['max_wait_ms']:g} ms, "
+            f"≤ {model['max_batch_size']}, ≤ {batching['max_wait_ms']:g} ms, "
             f"{batching['policy']}, queue ≤ {batching['max_queue_size']}",
             ", ".join(f"{size}: {ms:.1f}" for size, ms in model["forward_ms"].items()),
         )

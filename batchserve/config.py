@@ -51,6 +51,12 @@ class ServerConfig(Section):
     hang_seconds: float = Field(
         60, gt=0, description="A forward pass that takes longer is hung; the worker is replaced."
     )
+    grace_seconds: float = Field(
+        1, ge=0, description="How long a stop keeps serving while load balancers look away."
+    )
+    max_requests: int | None = Field(
+        None, ge=1, description="A worker is replaced after so many requests; null: never."
+    )
     torch_threads: int | None = Field(
         None, ge=1, description="Per worker, for one forward pass; null: cores ÷ workers."
     )
@@ -99,7 +105,12 @@ def _cores() -> int:
 class BatchingConfig(Section):
     """When a batch is closed, and how many may wait."""
 
-    max_batch_size: int = Field(16, ge=1, description="N: items in one forward pass, at most.")
+    max_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="N: items in one forward pass, at most; null: found at warm-up, as large as "
+        "pays, at most 256.",
+    )
     max_wait_ms: float = Field(
         2, ge=0, description="T: how long an item may wait in the queue for company."
     )
@@ -111,7 +122,7 @@ class BatchingConfig(Section):
 
     @model_validator(mode="after")
     def _a_batch_fits_in_the_queue(self) -> "BatchingConfig":
-        if self.max_queue_size < self.max_batch_size:
+        if self.max_batch_size is not None and self.max_queue_size < self.max_batch_size:
             raise ValueError(
                 f"max_queue_size ({self.max_queue_size}) is below max_batch_size "
                 f"({self.max_batch_size}): no batch could ever be full; raise the one or lower "
@@ -220,6 +231,11 @@ class ModelConfig(Section):
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
+    reproducible: bool = Field(
+        False,
+        description="Pads every batch to max_batch_size, so that an answer is the same to the bit "
+        "whichever neighbours it travelled with.",
+    )
     batching: BatchingConfig = BatchingConfig()
 
     @property
@@ -228,6 +244,15 @@ class ModelConfig(Section):
         if self.slo_ms is not None and "max_wait_ms" not in self.batching.model_fields_set:
             return math.inf
         return self.batching.max_wait_ms / 1000
+
+    @model_validator(mode="after")
+    def _padding_has_a_size(self) -> "ModelConfig":
+        if self.reproducible and self.batching.max_batch_size is None:
+            raise ValueError(
+                "reproducible: true pads every batch to batching.max_batch_size, which is not "
+                "stated; state it"
+            )
+        return self
 
     @field_validator("device")
     @classmethod

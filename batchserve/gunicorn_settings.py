@@ -8,10 +8,8 @@ import atexit
 import logging
 import os
 import shutil
-import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
+from batchserve import gunicorn_hooks
 from batchserve.config import Config
 from batchserve.config_file import ENV_VALID, config_path, read_config, valid_config
 from batchserve.errors import ConfigError, StartupError
 from batchserve.memory import use_huge_pages
-from batchserve.signals import STOP_SIGNALS
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 OWN_FOLDER = "batchserve-metrics-"
@@ -33,8 +31,8 @@ WORKER_CLASS = "aiohttp.GunicornUVLoopWebWorker"
 INHERITED_SOCKETS = ("LISTEN_FDS", "GUNICORN_FD")
 # A worker that neither turns its loop nor is loading for so long is replaced.
 SILENCE_S = 120
-# aiohttp's worker looks for a signal once a second, and then drains.
-GRACE_S = 5
+# What a stop takes beyond what the config says.
+STOP_S = 5
 
 logger = logging.getLogger("gunicorn.error")
 
@@ -57,12 +55,18 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "errorlog": server.errorlog,
         "timeout": SILENCE_S,
         # aiohttp waits for the handlers twice: to finish, and then to be cancelled.
-        "graceful_timeout": 2 * int(server.drain_seconds) + GRACE_S,
+        "graceful_timeout": int(server.grace_seconds + 2 * server.drain_seconds) + STOP_S,
+        "max_requests": server.max_requests or 0,
+        # Not all workers at the same time.
+        "max_requests_jitter": (server.max_requests or 0) // 10,
         # It would be one for all servers of a user, and nothing here needs it.
         "control_socket_disable": True,
         "on_starting": lambda arbiter: _on_starting(config, preload=arbiter.cfg.preload_app),
         "on_exit": lambda _arbiter: _remove_metrics(),
-        "post_fork": lambda _arbiter, worker: _watch_boot(worker),
+        "when_ready": gunicorn_hooks.when_ready,
+        "on_reload": gunicorn_hooks.on_reload,
+        "post_fork": gunicorn_hooks.post_fork,
+        "worker_exit": gunicorn_hooks.worker_exit,
         "child_exit": lambda _arbiter, worker: _forget_gauges(worker.pid),
     }
 
@@ -142,28 +146,6 @@ def refuse_address_in_use(bind: str) -> None:
     with socket.socket(family) as probe, suppress(OSError):
         probe.connect(host)
         raise StartupError(f"{bind} is in use; stop the server there, or take another: {advice}")
-
-
-def _watch_boot(worker: Any) -> None:
-    """While a worker loads its models: tell the master that it lives, and obey a stop at once.
-
-    Signals are blocked for all other threads, because uvloop loses those that come before its loop
-    runs; `create_app` lets them through again.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-
-    def watch() -> None:
-        # `booted` is true for a moment before aiohttp's worker begins to load: two looks tell.
-        looks = 0
-        # The file that `notify` touches is closed when a worker ends that could not start.
-        with suppress(OSError, ValueError):
-            while looks < 2:  # noqa: PLR2004
-                looks = looks + 1 if worker.booted else 0
-                worker.notify()
-                if not worker.booted and signal.sigtimedwait(STOP_SIGNALS, 1):
-                    os._exit(0)
-
-    threading.Thread(target=watch, name="boot", daemon=True).start()
 
 
 def _share_metrics() -> None:

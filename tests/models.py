@@ -33,6 +33,13 @@ class LosesRows(nn.Module):
         return batch if len(batch) == 1 else batch[1:]
 
 
+class DoublesRows(nn.Module):
+    """Returns each row twice."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return torch.cat([batch, batch])
+
+
 class MeanColour(nn.Module):
     """An image to three scores: its mean red, green and blue, as normalised."""
 

@@ -68,6 +68,9 @@ def test_defaults_of_the_server():
         "max_body_mb": 16,
         "default_timeout_ms": 30_000,
         "drain_seconds": 10,
+        "grace_seconds": 1,
+        "max_requests": None,
+        "hang_seconds": 60,
         "torch_threads": None,
         "decode_threads": None,
         "admin_token": None,
@@ -87,16 +90,18 @@ def test_defaults_of_a_model(read):
         "labels": None,
         "input_shape": None,
         "input_dtype": "float32",
+        "slo_ms": None,
         "device": "auto",
         "precision": "fp32",
         "compile": False,
+        "reproducible": False,
     }
 
 
 def test_defaults_of_batching_and_of_images(read):
     model = read().models[0]
     assert model.batching.model_dump() == {
-        "max_batch_size": 16,
+        "max_batch_size": None,
         "max_wait_ms": 2,
         "policy": "adaptive",
         "max_queue_size": 256,
@@ -375,6 +380,23 @@ def test_the_default_queue_counts_too(refused):
     assert "max_queue_size (256) is below max_batch_size (512)" in refused(
         batching={"max_batch_size": 512}
     )
+
+
+def test_a_small_queue_is_enough_where_the_size_of_a_batch_is_found_out(read):
+    assert read(batching={"max_queue_size": 1}).models[0].batching.max_batch_size is None
+
+
+@pytest.mark.parametrize("batching", [{}, {"max_wait_ms": 1}, {"max_batch_size": None}])
+def test_reproducible_needs_a_stated_batch_size(refused, batching):
+    (line,) = _lines(refused(reproducible=True, batching=batching))
+    assert line == (
+        "models.0: reproducible: true pads every batch to batching.max_batch_size, which is not "
+        "stated; state it"
+    )
+
+
+def test_reproducible_with_a_batch_size(read):
+    assert read(reproducible=True, batching={"max_batch_size": 4}).models[0].reproducible
 
 
 @pytest.mark.parametrize("version", [1, "1", None])

@@ -128,3 +128,15 @@ async def test_the_task_of_the_docs_works(serve, configure, tmp_path: Path, monk
     refused = await client.post("/predict", json={"input": "two words"})
     assert refused.status == 422
     assert "not one word" in (await refused.json())["error"]
+
+
+async def test_the_task_for_sequences_of_the_docs_works(serve, tmp_path: Path, monkeypatch):
+    shown = fences(text_of("docs/tasks.md"), "python")[1]
+    (tmp_path / "sentiment.py").write_text(shown, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    client = await serve(
+        name="sentiment", source="sentiment:MeanOfLetters", task="sentiment:Sentiment"
+    )
+    body = {"inputs": ["a", "ab", "", "a" * 100]}
+    response = await client.post("/predict", json=body)
+    assert (await response.json())["outputs"] == [97.0, 97.5, 0.0, 97.0]

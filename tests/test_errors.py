@@ -28,6 +28,7 @@ PROMISED = {
     "InternalError": (500, "internal_error"),
     "Unavailable": (503, "unavailable"),
     "QueueFull": (503, "queue_full"),
+    "Overloaded": (503, "overloaded"),
     "Draining": (503, "draining"),
     "NotReady": (503, "model_not_ready"),
     "DeadlineExceeded": (504, "deadline_exceeded"),

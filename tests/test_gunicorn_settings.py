@@ -15,7 +15,8 @@ from batchserve.gunicorn_settings import (
 )
 
 CONFIG = """
-server: {bind: "unix:x.sock", workers: 3, accesslog: null, errorlog: err.log, drain_seconds: 7}
+server: {bind: "unix:x.sock", workers: 3, accesslog: null, errorlog: err.log, drain_seconds: 7,
+         grace_seconds: 2.5, max_requests: 500}
 models: [{name: m, source: "torchvision:resnet18"}]
 """
 
@@ -36,7 +37,9 @@ def test_settings_come_from_the_config(environ):
     assert settings["accesslog"] is None
     assert settings["errorlog"] == "err.log"
     # Gunicorn kills what has not drained by then.
-    assert settings["graceful_timeout"] > 7
+    assert settings["graceful_timeout"] > 2.5 + 7
+    assert settings["max_requests"] == 500
+    assert 0 < settings["max_requests_jitter"] < 500
 
 
 def test_the_environment_overrides_the_config(environ):

@@ -50,7 +50,7 @@ async def test_payloads_are_answered_in_order(configure, body_bytes):
 
 async def test_of_a_list_with_a_bad_input_nothing_is_computed(configure):
     model = await loaded(configure(source="tests.models:Double"))
-    runner = model.batcher.runner = GatedRunner()
+    runner = model.batcher.passes.runner = GatedRunner()
     with pytest.raises(InvalidInput, match=r"inputs\[1\]: "):
         await ask(model, [1.0], ["no number"])
     assert (model.batcher.queued, runner.batches) == (0, [])
@@ -99,7 +99,7 @@ async def test_when_one_item_fails_the_rest_of_its_request_is_not_computed(confi
                 raise ValueError("negative")
             return rows
 
-    runner = model.batcher.runner = Recording()
+    runner = model.batcher.passes.runner = Recording()
     asking = asyncio.create_task(ask(model, [-1.0], [2.0], [3.0]))
     await runner.wait_started()
     runner.release()

@@ -13,19 +13,28 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "batchserve"
 
 # Each line may import from those above it, and from its own folder.
-BATCHING = ["batching.bucket", "batching.policy", "batching.cost"]
+BATCHING = [
+    ["batching.shares", "batching.cost", "batching.memory_limit", "batching.quarantine"],
+    ["batching.bucket"],
+    ["batching.policy", "batching.admission"],
+    ["batching.scheduler"],
+    ["batching.configured"],
+]
 LAYERS = [
-    ["errors", "memory", "signals"],
-    ["importing"],
+    ["errors", "memory", "signals", "lineage"],
+    ["importing", "leaving"],
     ["config", "batch"],
     ["config_file"],
-    ["tasks", "loading", "decoding", "metrics", "trace", *BATCHING],
+    ["tasks", "loading", "decoding", "metrics", "trace"],
+    *BATCHING,
     ["runners"],
+    ["batching.passes"],
     ["batching.batcher"],
     ["repository"],
     ["inference"],
     ["web"],
-    ["app", "testing", "demo"],
+    ["app", "simulation", "testing", "demo"],
+    ["gunicorn_hooks"],
     ["gunicorn_settings"],
     ["cli"],
 ]
@@ -106,7 +115,7 @@ def test_libraries_stay_where_they_are_at_home(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "gunicorn_settings", "config_file", "memory", "batching.policy"]
+    "module", ["cli", "gunicorn_settings", "config_file", "memory", "batching.scheduler"]
 )
 def test_the_master_and_the_policies_never_load_torch(module):
     code = f"import sys, batchserve.{module}; sys.exit('torch' in sys.modules)"

@@ -5,10 +5,39 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 
+from batchserve.batch import Terms
 from batchserve.config import Config
 from batchserve.errors import Draining, LoadError, NotFound, NotReady
 from batchserve.repository import ModelRepository, State
+
+
+class AtMostThree(nn.Module):
+    """Needs more memory than there is for more items than three."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        if len(batch) > 3:
+            batch.new_empty(2**45)
+        return batch
+
+
+class Nothing(nn.Module):
+    """Knows no answer to anything."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(batch), 3), torch.nan)
+
+
+class Scaled(nn.Module):
+    """Lets an answer depend on the neighbours."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch / batch.abs().max()
+
+
+def wide() -> nn.Module:
+    return nn.Linear(64, 64)
 
 
 def repository_of(config: Config, **kwargs) -> ModelRepository:
@@ -17,9 +46,10 @@ def repository_of(config: Config, **kwargs) -> ModelRepository:
 
 async def ask(repository: ModelRepository, tensor: torch.Tensor) -> list[float]:
     batcher = repository.find().batcher
-    with batcher.arrival() as arrival:
-        (item,) = arrival.submit([tensor], batcher.clock() + 60)
-    row: torch.Tensor = await item.future
+    by_s = batcher.clock() + 60
+    with batcher.arrival(Terms(by_s, by_s)) as arrival:
+        (item,) = arrival.submit([tensor])
+        row: torch.Tensor = await item.future
     return row.tolist()
 
 
@@ -58,6 +88,77 @@ async def test_a_model_that_fails_on_its_own_example_does_not_become_ready(confi
         await repository.load()
     assert repository.versions[0].state is State.FAILED
     await repository.close()
+
+
+async def test_an_answer_to_the_example_that_is_not_finite_is_found_out_too(configure):
+    config = configure(source="tests.test_repository:Nothing", task="image-classification")
+    with pytest.raises(LoadError, match=r"RowFault: .* not finite"):
+        await repository_of(config).load()
+
+
+async def test_the_size_of_batches_is_found_where_it_is_not_stated(configure, caplog):
+    repository = repository_of(configure(batching={"max_queue_size": 8}))
+    with caplog.at_level("INFO"):
+        await repository.load()
+    (version,) = repository.versions
+    assert version.max_batch_size == max(version.forward_s) <= 8
+    assert f"batches of up to {version.max_batch_size} (" in version.summary
+    assert "warm-up: batch of  1 in" in caplog.text
+    await repository.close()
+
+
+@pytest.mark.parametrize(
+    ("batching", "size"),
+    [({}, 16), ({"max_queue_size": 8}, 8), ({"max_batch_size": 32}, 32)],
+)
+async def test_where_nothing_can_be_measured_it_is_sixteen(configure, batching, size):
+    repository = repository_of(configure(source="tests.models:Double", batching=batching))
+    await repository.load()
+    assert repository.find().max_batch_size == size
+    await repository.close()
+
+
+async def test_a_stated_size_that_does_not_fit_into_memory_is_lowered(configure, caplog):
+    config = configure(source="tests.test_repository:AtMostThree", input_shape=[2])
+    repository = repository_of(config)
+    await repository.load()
+    assert repository.find().max_batch_size == 2
+    assert "does not suffice for max_batch_size: 4; 2 is used" in caplog.text
+    await repository.close()
+
+
+async def test_a_model_too_large_for_even_one_item_is_not_served(configure):
+    config = configure(
+        source="tests.test_repository:AtMostThree", input_shape=[2], reproducible=True
+    )
+    with pytest.raises(LoadError, match=r"the memory does not suffice for a batch of 4 on cpu"):
+        await repository_of(config).load()
+
+
+async def test_a_reproducible_model_answers_alike_in_any_company(configure):
+    model = {"source": "tests.test_repository:wide", "batching": {"max_batch_size": 8}}
+    repository = repository_of(configure(**model, reproducible=True))
+    await repository.load()
+    (version,) = repository.versions
+    assert list(version.forward_s) == [1, 8]
+    item = torch.randn(64)
+    alone = await ask(repository, item)
+    others = [ask(repository, torch.randn(64)) for _ in range(5)]
+    assert (await asyncio.gather(*others, ask(repository, item)))[-1] == alone
+    await repository.close()
+
+
+async def test_a_promise_to_be_reproducible_that_cannot_be_kept_is_refused(configure):
+    config = configure(source="tests.test_repository:Scaled", input_shape=[2], reproducible=True)
+    with pytest.raises(LoadError, match=r"tiny: reproducible: true cannot be kept here") as caught:
+        await repository_of(config).load()
+    assert "batching.max_batch_size" in str(caught.value)
+
+
+async def test_a_promise_to_be_reproducible_that_cannot_be_verified_is_refused(configure):
+    config = configure(source="tests.models:Double", reproducible=True)
+    with pytest.raises(LoadError, match=r"cannot be verified, .*: set input_shape"):
+        await repository_of(config).load()
 
 
 async def test_labels_that_do_not_fit_the_model_are_found_out_at_the_start(configure):
@@ -113,7 +214,7 @@ async def test_a_version_whose_loop_has_ended_is_not_ready(configure):
     loop.cancel()
     await asyncio.wait([loop])
     assert not repository.ready
-    with pytest.raises(NotReady, match="its batching loop has ended"):
+    with pytest.raises(NotReady, match="the batching loop has ended"):
         repository.find().check_ready()
     await repository.close()
 

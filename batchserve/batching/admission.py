@@ -18,12 +18,16 @@ class Backlog:
     Attributes:
         loads: by bucket and priority; None is the bucket of what is still being decoded.
         busy_s: what is left of the pass that is running.
-        decode_s: what it takes to get from the door into the queue.
+        decode_s: what decoding takes, before an item is on the queue.
+        rate: items per second that have come lately.
+        slack_s: by bucket, for how long the item that is next can still wait for its answer.
     """
 
     loads: Mapping[Hashable, Mapping[Priority, Load]]
     busy_s: float
     decode_s: float
+    rate: float
+    slack_s: Mapping[Hashable, float]
 
     @property
     def is_empty(self) -> bool:
@@ -75,13 +79,27 @@ def check_promise(count: int, terms: Terms, now_s: float, backlog: Backlog, cost
 
 
 def seconds_until_done(count: int, priority: Priority, backlog: Backlog, cost: Cost) -> float:
-    """Return after how many seconds so many new items will hardly be unanswered."""
-    waiting_s = sum(
-        cost.seconds_for(key, items_ahead(count, priority, loads))
-        for key, loads in backlog.loads.items()
-    )
-    own_s = cost.seconds_for(None, count)
-    return max(backlog.decode_s, backlog.busy_s + cost.caution * waiting_s) + cost.caution * own_s
+    """Return after how many seconds so many new items will hardly be unanswered.
+
+    Their last pass will be shared by those who come until it starts; if it were taken for a small
+    one, whoever is let in would reach the head of the queue with no time left for a full batch.
+    """
+    ahead = {key: items_ahead(count, priority, loads) for key, loads in backlog.loads.items()}
+    decoding = ahead.pop(None, 0)
+    # Which bucket they will wait in is not known before they are decoded: where most do, probably.
+    own = max(ahead, key=ahead.__getitem__, default=None)
+    position = ahead.pop(own, 0) + decoding + count
+    knee = cost.knee(own)
+    before = (position - 1) // knee * knee
+    waiting_s = cost.seconds_for(own, before)
+    waiting_s += sum(cost.seconds_for(key, items) for key, items in ahead.items())
+    starts_s = max(backlog.decode_s, backlog.busy_s + cost.caution * waiting_s)
+    if not before and starts_s + cost.bound(own, position) > backlog.slack_s.get(own, math.inf):
+        # With the newcomer in it, the next batch would be late; so it will go without.
+        starts_s += cost.bound(own, position - 1)
+        before = position - 1
+    company = math.ceil(starts_s * backlog.rate)
+    return starts_s + cost.bound(own, min(knee, position - before + company))
 
 
 def items_ahead(count: int, priority: Priority, loads: Mapping[Priority, Load]) -> int:

@@ -9,24 +9,21 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
-from copy import copy
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from batchserve.batch import Batch, CloseReason, Fault, Item, Terms
-from batchserve.batching.quarantine import REFUSED, Quarantine
+from batchserve.batch import Batch, Fault, Item, Terms
+from batchserve.batching.passes import Passes
 from batchserve.batching.scheduler import Scheduler
 from batchserve.errors import (
     DeadlineExceeded,
     Draining,
     InternalError,
-    ModelFailed,
     NotReady,
     RequestError,
 )
-from batchserve.runners.base import DeviceLost, OutOfMemory, Runner
-from batchserve.runners.fingerprint import fingerprint
+from batchserve.runners.base import DeviceLost, Runner
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +53,7 @@ class Arrival(AbstractContextManager["Arrival"]):
         self._batcher = batcher
         self.terms = terms
         self.arrived_s = arrived_s
+        self.read_s = arrived_s  # when its body had been read, and its decoding began
         self.items: list[Item] = []
 
     def reserve(self, count: int) -> None:
@@ -110,19 +108,17 @@ class Batcher:
         self.name = name
         self.clock = clock
         self.scheduler = scheduler
-        self.runner = runner
         self.lost: str | None = None  # why this process cannot go on
         self._bucket_key = bucket_key
-        self._on_batch, self._on_fault = on_batch, on_fault
+        self.passes = Passes(name, scheduler, runner, on_batch, on_fault, clock)
+        self._on_fault = on_fault
         self._hang_s = hang_s
-        self._quarantine = Quarantine()
         self._arriving: set[Arrival] = set()
         self._computing: Batch | None = None
         self._draining = False
         self._news: asyncio.Future[None] | None = None
         self._loop: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        scheduler.on_expired = _expire
 
     # What handlers call.
 
@@ -137,8 +133,7 @@ class Batcher:
         """
         if self._draining:
             raise Draining("the server is shutting down; another one will answer")
-        if self.lost:
-            raise NotReady(f"{self.name} is being replaced: {self.lost}")
+        self._check_alive()
         now_s = self.clock()
         self.scheduler.check(1, terms, now_s)
         arrival = Arrival(self, terms, now_s)
@@ -147,12 +142,16 @@ class Batcher:
 
     def reserve(self, arrival: Arrival, count: int) -> None:
         """Hold places: see `Arrival.reserve`."""
-        arrival.terms = self.scheduler.terms_for(count, arrival.terms)
-        self.scheduler.check(count, arrival.terms, self.clock())
+        arrival.read_s = self.clock()
+        # A promise does not count what the client took to send its request.
+        upload_s = arrival.read_s - arrival.arrived_s
+        arrival.terms = self.scheduler.terms_for(count, arrival.terms.postponed(upload_s))
+        self.scheduler.check(count, arrival.terms, arrival.read_s)
         self.scheduler.hold(arrival, count, arrival.terms.priority)
 
     def put(self, arrival: Arrival, tensors: Sequence["torch.Tensor"]) -> list[Item]:
         """Put items on the queue, all of them: see `Arrival.submit`."""
+        self._check_alive()
         loop = asyncio.get_running_loop()
         now_s = self.clock()
         items = [
@@ -162,16 +161,18 @@ class Batcher:
             )
             for tensor in tensors
         ]  # fmt: skip
-        self.scheduler.admit(arrival, self._without_refused(items, now_s), arrival.arrived_s)
+        self.scheduler.admit(arrival, self.passes.check_past(items, now_s), now_s - arrival.read_s)
         self._arriving.discard(arrival)
         self._wake()
         return items
 
     def leave(self, arrival: Arrival) -> None:
         """Nothing more comes of this request, and nobody waits for what is left of it."""
-        self._arriving.discard(arrival)
         self.scheduler.withdraw(arrival, arrival.items)
-        self._wake()
+        if arrival in self._arriving:
+            self._arriving.remove(arrival)
+            # Whoever waited for it need not any longer.
+            self._wake()
 
     # What the owner calls.
 
@@ -194,6 +195,10 @@ class Batcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.runner.close()
+
+    @property
+    def runner(self) -> Runner:
+        return self.passes.runner
 
     @property
     def running(self) -> bool:
@@ -219,8 +224,10 @@ class Batcher:
         """Collect, forward, resolve, for ever. Nothing that an item does can end this."""
         while self.lost is None:
             try:
-                batch = self._computing = await self._collect()
-                await self._compute(batch)
+                self._computing = await self._collect()
+                await self.passes.compute(self._computing)
+            except DeviceLost as error:
+                self._lose(Fault.DEVICE_LOST, f"the device does not answer any more ({error})")
             except Exception:
                 logger.exception("%s: a bug in batchserve; everything that waits gets 500", self)
                 self._fail_everything(InternalError("the batcher failed; this is a bug"))
@@ -237,80 +244,13 @@ class Batcher:
                 return decision
             await self._wait_for_news(decision.until_s)
 
-    async def _compute(self, batch: Batch) -> None:
-        """Resolve every item. A batch that fails is halved until the guilty items are alone."""
-        parts = [batch]
-        while parts and self.lost is None:
-            part = self._alive(parts.pop())
-            if not part.items:
-                continue
-            outcome = await self._forward(part)
-            if isinstance(outcome, Exception):
-                parts += self._halve(part, outcome)
-            else:
-                self._resolve(part, outcome)
-
-    async def _forward(self, batch: Batch) -> Sequence[Any] | Exception:
-        batch.started_s = self.clock()
-        for item in batch.items:
-            item.batch = batch
-        self.scheduler.started(batch)
-        outcome: Sequence[Any] | Exception
-        try:
-            outcome = await self.runner.forward([item.tensor for item in batch.items])
-            if len(outcome) != len(batch):
-                outcome = ValueError(f"{len(outcome)} rows came back for {len(batch)} items")
-        except (Exception, asyncio.CancelledError) as error:
-            if self._loop is not None and self._loop.cancelling():
-                raise
-            outcome = error if isinstance(error, Exception) else RuntimeError("it was cancelled")
-        now_s = self.clock()
-        batch.forward_s = now_s - batch.started_s
-        self.scheduler.finished(batch, now_s, succeeded=not isinstance(outcome, Exception))
-        return outcome
-
-    def _resolve(self, batch: Batch, rows: Sequence[Any]) -> None:
-        for item, row in zip(batch.items, rows, strict=True):
-            if isinstance(row, Exception):
-                self._on_fault(Fault.INPUT)
-                self._fail([item], ModelFailed(str(row)))
-            elif not item.future.done():
-                item.future.set_result(row)
-            if item.alone:
-                self._quarantine.absolve(fingerprint(item.tensor))
-        self._report(batch)
-
-    def _halve(self, batch: Batch, error: Exception) -> list[Batch]:
-        """Return the parts to try after a batch has failed; none if nobody else can be guilty."""
-        if isinstance(error, DeviceLost):
-            self._lose(Fault.DEVICE_LOST, f"the device does not answer any more ({error})")
-            return []
-        if isinstance(error, OutOfMemory):
-            self._on_fault(Fault.OUT_OF_MEMORY)
-            self.scheduler.memory.ran_out(batch.bucket_key, len(batch), self.clock())
-        logger.error(
-            "%s: a forward pass of %d items failed: %s", self, len(batch), error, exc_info=error
-        )
-        if len(batch) == 1:
-            self._convict(batch, error)
-            return []
-        middle = len(batch) // 2
-        halves = batch.items[middle:], batch.items[:middle]
-        return [Batch(half, CloseReason.RETRY, batch.formed_s) for half in halves]
-
-    def _convict(self, batch: Batch, error: Exception) -> None:
-        """The item of this batch has failed, and alone."""
-        self._quarantine.blame(fingerprint(batch.items[0].tensor), self.clock())
-        self._on_fault(Fault.INPUT)
-        what = "ran out of memory" if isinstance(error, OutOfMemory) else "failed"
-        reason = ModelFailed(
-            f"the model {what} on this input ({type(error).__name__}); the server's log has the "
-            f"traceback"
-        )
-        self._fail(batch.items, reason)
-        self._report(batch)
-
     # The parts of it.
+
+    def _check_alive(self) -> None:
+        if self.lost:
+            raise NotReady(f"{self.name} is being replaced: {self.lost}")
+        if self._loop is not None and self._loop.done():
+            raise Draining("the server has shut down; another one will answer")
 
     async def _wait_for_news(self, until_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -329,48 +269,25 @@ class Batcher:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
-    def _without_refused(self, items: Sequence[Item], now_s: float) -> list[Item]:
-        """Mark the items that have failed before; fail and leave out those that did so twice."""
-        if not self._quarantine:
-            return list(items)
-        for item in items:
-            offences = self._quarantine.offences(fingerprint(item.tensor), now_s)
-            item.alone = offences > 0
-            if offences >= REFUSED:
-                known = "the model has failed on this very input twice; it is not tried again"
-                self._fail([item], ModelFailed(known))
-        return [item for item in items if not item.future.done()]
-
-    def _alive(self, batch: Batch) -> Batch:
-        """Leave out whom nobody waits for any more."""
-        now_s = self.clock()
-        for item in batch.items:
-            if item.terms.deadline_s <= now_s:
-                _expire(item)
-        batch.items = [item for item in batch.items if not item.future.done()]
-        return batch
-
-    def _report(self, batch: Batch) -> None:
-        try:
-            self._on_batch(batch)
-        except Exception:
-            logger.exception("%s: a batch could not be counted", self)
-
     async def _watch_passes(self) -> None:
         """Notice a pass that never returns; one on the loop's own thread, Gunicorn notices."""
         while self.lost is None:
             await asyncio.sleep(WATCH_SHARE * self._hang_s)
             if self.scheduler.running_since(self.clock()) > self._hang_s:
-                self._lose(Fault.HUNG, f"a forward pass has not returned for {self._hang_s:g} s")
+                self._give_up_pass(f"a forward pass has not returned for {self._hang_s:g} s")
+
+    def _give_up_pass(self, reason: str) -> None:
+        late = DeadlineExceeded(f"not computed: {reason}")
+        for item in self._computing.items if self._computing else []:
+            item.fail(late)
+        self._lose(Fault.HUNG, reason)
 
     def _lose(self, fault: Fault, reason: str) -> None:
         """Nothing will be computed any more: answer everybody, so that the process can go."""
         self.lost = reason
-        logger.critical("%s: %s", self, reason)
-        if self._computing is not None:
-            self._fail(self._computing.items, DeadlineExceeded(f"not computed: {reason}"))
-        self._fail_everything(NotReady(f"{self.name} is being replaced: {reason}"))
         self._on_fault(fault)
+        logger.critical("%s: %s", self, reason)
+        self._fail_everything(NotReady(f"{self.name} is being replaced: {reason}"))
 
     def _on_end(self, loop: asyncio.Task[None]) -> None:
         """Leave nobody waiting for a loop that is no more; readiness tells that it has ended."""
@@ -383,17 +300,6 @@ class Batcher:
 
     def _fail_everything(self, error: RequestError) -> None:
         computing = self._computing.items if self._computing else []
-        self._fail([*computing, *self.scheduler.take_all()], error)
+        for item in [*computing, *self.scheduler.take_all()]:
+            item.fail(error)
         self._computing = None
-
-    @staticmethod
-    def _fail(items: Sequence[Item], error: RequestError) -> None:
-        for item in items:
-            if not item.future.done():
-                # One for each: whoever catches it adds to its traceback.
-                item.future.set_exception(copy(error))
-
-
-def _expire(item: Item) -> None:
-    if not item.future.done():
-        item.future.set_exception(DeadlineExceeded("the deadline passed in the queue"))

@@ -4,6 +4,7 @@ Requests of one priority take turns, an item each: one with 1,000 items does not
 Between priorities, `Shares` decides.
 """
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
@@ -93,6 +94,11 @@ class Lane:
         return next(iter(self._turns.values())).since_s
 
     @property
+    def due_s(self) -> float:
+        """When the item that comes next is due."""
+        return next(iter(self._turns.values())).items[0].terms.due_s
+
+    @property
     def oldest(self) -> Item:
         """The item that has been queued longest."""
         return self._turns[next(iter(self._by_age))].items[0]
@@ -123,7 +129,9 @@ class Bucket:
     def next_priority(self, shares: Shares) -> Priority | None:
         """Return whose turn it is; None: only late items wait."""
         waiting = [priority for priority, lane in self.lanes.items() if lane]
-        return shares.first_of(waiting) if waiting else None
+        if len(waiting) > 1:
+            return shares.first_of(waiting)
+        return waiting[0] if waiting else None
 
     def take_all(self) -> list[Item]:
         """Take everything, in no order that matters."""
@@ -136,6 +144,11 @@ class Bucket:
             for priority, lane in self.lanes.items()
             if lane
         }
+
+    @property
+    def due_s(self) -> float:
+        """When the first of those that come next is due; infinity: only late items wait."""
+        return min((lane.due_s for lane in self.lanes.values() if lane), default=math.inf)
 
     def withdraw(self, request: Hashable) -> int:
         """Forget a request; return how many of its items waited here."""

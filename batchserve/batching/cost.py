@@ -12,8 +12,9 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 
 # How much of a surprise is taken for a change of the machine's speed, and how much for news about
-# this batch size.
+# this batch size; all for the latter if this size was not seen for so many passes.
 SPEED_WEIGHT, CURVE_WEIGHT = 0.25, 0.05
+STALE, STALE_WEIGHT = 32, 0.7
 # A single pass can tell no more than this: it may have met with an accident.
 MOST_SURPRISE = 3.0
 # As TCP bounds a round trip (RFC 6298): the mean, and some mean deviations.
@@ -21,8 +22,9 @@ DEVIATION_WEIGHT, DEVIATIONS = 0.125, 3.0
 FIRST_DEVIATION = 0.05
 # Of two sizes that are as fast but for this, the smaller one makes less wait.
 AS_FAST = 0.97
-# A larger size that may be as fast, if measured again, is tried once in so many full batches.
-PERHAPS_AS_FAST, TRY_EVERY = 0.9, 64
+# A larger size that may be as fast, if measured again, is tried once in so many full batches; in
+# which time so much of its cost is forgotten, for it may have been measured at a bad moment.
+PERHAPS_AS_FAST, TRY_EVERY, FORGOTTEN = 0.9, 64, 0.02
 # Of a pass of which nothing else is known, this share does not depend on the batch's size.
 FIXED_SHARE = 0.5
 OBSERVATIONS_TO_TRUST = 4
@@ -48,6 +50,10 @@ class Curve:
         self.seconds: list[float] = np.interp(self.sizes, known, points).tolist()
         self.passes = OBSERVATIONS_TO_TRUST if trusted else 0
         self.full_passes = 0
+        self._seen = [-STALE] * len(self.sizes)  # after how many passes
+        # The smallest size by (largest, share of the best rate), until the curve changes: it is
+        # asked for with every request, and changes with a pass.
+        self._smallest: dict[tuple[int, float], int] = {}
 
     @classmethod
     def from_one_pass(cls, size: int, seconds: float, largest: int) -> "Curve":
@@ -69,9 +75,14 @@ class Curve:
     def scale(self, factor: float) -> None:
         self.seconds = [seconds * factor for seconds in self.seconds]
 
+    def is_stale(self, size: int) -> bool:
+        """Whether what is known of this size is old."""
+        return self.passes - self._seen[self._index(size)] > STALE
+
     def bend(self, size: int, exponent: float) -> None:
         """Multiply by exp(exponent) at this size, and less the farther from it."""
-        index = min(bisect_left(self.sizes, size), len(self.sizes) - 1)
+        self._smallest.clear()
+        index = self._index(size)
         share = 1.0 if index == 0 or size > self.sizes[index] else self._share(index, size)
         self.seconds[index] *= math.exp(share * exponent)
         if index:
@@ -79,7 +90,7 @@ class Curve:
 
     def knee(self, most: int) -> int:
         """Return the size up to `most` that is fastest per item; of equals, the smallest."""
-        return self._smallest(self._rates(most), AS_FAST)
+        return self.size_worth(AS_FAST, most)
 
     def limit(self, most: int) -> int:
         """Return the knee, or now and then a larger size whose turn it is to be measured again."""
@@ -91,26 +102,39 @@ class Curve:
                 return larger
         return knee
 
-    def size_worth(self, share: float) -> int:
-        """Return the smallest size that reaches this share of the best rate."""
-        return self._smallest(self._rates(self.sizes[-1]), share)
+    def size_worth(self, share: float, most: int) -> int:
+        """Return the smallest size that reaches this share of the best rate up to `most`."""
+        smallest = self._smallest.get((most, share))
+        if smallest is None:
+            rates = self._rates(most)
+            enough = share * max(rates.values())
+            smallest = next(size for size, rate in rates.items() if rate >= enough)
+            self._smallest[most, share] = smallest
+        return smallest
 
     def count(self, size: int) -> None:
         """Note that a pass of this size was seen."""
         self.passes += 1
+        self._seen[self._index(size)] = self.passes
         knee = self.knee(self.sizes[-1])
-        if size >= knee:
-            self.full_passes = self.full_passes + 1 if size == knee else 0
+        if size < knee:
+            return
+        self.full_passes = self.full_passes + 1 if size == knee else 0
+        if self.full_passes and self.full_passes % TRY_EVERY == 0:
+            self._forget_beyond(knee)
+
+    def _index(self, size: int) -> int:
+        return min(bisect_left(self.sizes, size), len(self.sizes) - 1)
+
+    def _forget_beyond(self, knee: int) -> None:
+        self._smallest.clear()
+        beyond = bisect_left(self.sizes, knee + 1)
+        self.seconds[beyond:] = [(1 - FORGOTTEN) * seconds for seconds in self.seconds[beyond:]]
 
     def _rates(self, most: int) -> dict[int, float]:
         """Items per second by batch size."""
         below = self.sizes[: bisect_left(self.sizes, most)]
         return {size: size / self.at(size) for size in [*below, most]}
-
-    @staticmethod
-    def _smallest(rates: dict[int, float], share: float) -> int:
-        enough = share * max(rates.values())
-        return next(size for size, rate in rates.items() if rate >= enough)
 
     def _share(self, index: int, size: int) -> float:
         below, above = self.sizes[index - 1], self.sizes[index]
@@ -125,26 +149,31 @@ class Cost:
         seed: measured seconds by batch size, of a usual item; None: nothing is known yet.
     """
 
+    caution: float  # from what is expected to what will hardly be exceeded
+
     def __init__(self, largest: int, seed: Mapping[int, float] | None = None) -> None:
         self.largest = largest
         self._seed = Curve(seed, trusted=True) if seed else None
         self._curves: OrderedDict[Hashable, Curve] = OrderedDict()
         self._speed = 1.0
         self._deviation = FIRST_DEVIATION
+        self.caution = math.exp(DEVIATIONS * FIRST_DEVIATION)
 
     def seconds(self, key: Hashable, size: int) -> float:
         """Return what a pass is expected to take; 0 while nothing is known."""
         curve = self._curve(key)
         return self._speed * curve.at(size) if curve and size else 0.0
 
-    def bound(self, key: Hashable, size: int) -> float:
-        """Return what a pass will hardly exceed."""
-        return self.caution * self.seconds(key, size)
+    def bound(self, key: Hashable, size: int, deviations: float = DEVIATIONS) -> float:
+        """Return what a pass will hardly exceed, or not by so many mean deviations."""
+        return math.exp(deviations * self._deviation) * self.seconds(key, size)
 
     def seconds_for(self, key: Hashable, items: int) -> float:
         """Return what so many items will take, in batches of the best size."""
-        batches, rest = divmod(items, self.knee(key))
-        return batches * self.seconds(key, self.knee(key)) + self.seconds(key, rest)
+        best = self.knee(key)
+        batches, rest = divmod(items, best)
+        seconds = self.seconds(key, rest)
+        return seconds + batches * self.seconds(key, best) if batches else seconds
 
     def knee(self, key: Hashable) -> int:
         """Return the batch size with which the device is fastest per item."""
@@ -159,12 +188,7 @@ class Cost:
     def size_worth(self, key: Hashable, share: float) -> int:
         """Return the smallest batch size that reaches this share of the best rate."""
         curve = self._curve(key)
-        return curve.size_worth(share) if curve else 1
-
-    @property
-    def caution(self) -> float:
-        """The factor from what is expected to what will hardly be exceeded."""
-        return math.exp(DEVIATIONS * self._deviation)
+        return curve.size_worth(share, self.largest) if curve else 1
 
     @property
     def is_known(self) -> bool:
@@ -179,10 +203,13 @@ class Cost:
         if curve.passes < OBSERVATIONS_TO_TRUST:
             # Nothing is known of these items yet, so it is they who surprise, not the machine.
             curve.scale(ratio ** (1 / (curve.passes + 1)))
+        elif curve.is_stale(size):
+            curve.bend(size, STALE_WEIGHT * surprise)
         else:
             self._speed *= math.exp(SPEED_WEIGHT * surprise)
             curve.bend(size, CURVE_WEIGHT * surprise)
             self._deviation += DEVIATION_WEIGHT * (abs(surprise) - self._deviation)
+            self.caution = math.exp(DEVIATIONS * self._deviation)
         curve.count(size)
 
     def _curve(self, key: Hashable) -> Curve | None:

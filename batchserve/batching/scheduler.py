@@ -6,8 +6,8 @@ decoded, and what is known of the pass that is running.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import replace
+from collections import deque
+from collections.abc import Hashable, Iterable
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
 from batchserve.batching.admission import Backlog, check_places, check_promise
@@ -16,11 +16,14 @@ from batchserve.batching.cost import Cost
 from batchserve.batching.memory_limit import MemoryLimit
 from batchserve.batching.policy import Close, Policy, View, Wait
 from batchserve.batching.shares import Shares
+from batchserve.errors import Overloaded
 
-# How fast the time from the door to the queue is followed.
+# How fast a change of what decoding takes is followed.
 DECODE_WEIGHT = 0.1
 # An item that only a batch slower than this share of the best rate could save is late.
-WORTH_SAVING = 0.5
+WORTH_SAVING = 0.9
+# How cautious to be with those who were let in.
+DEVIATIONS_WHEN_ADMITTED = 1.5
 
 
 class Scheduler:
@@ -30,7 +33,6 @@ class Scheduler:
         policy: decides when a batch is closed, and how large.
         cost: what passes take.
         max_queue_size: items that may wait.
-        on_expired: called with each item that is found past its deadline.
     """
 
     def __init__(
@@ -38,13 +40,11 @@ class Scheduler:
         policy: Policy,
         cost: Cost,
         max_queue_size: int,
-        on_expired: Callable[[Item], None] = lambda _: None,
     ) -> None:
         self.policy = policy
         self.cost = cost
         self.memory = MemoryLimit(policy.max_batch_size)
         self._max_queue_size = max_queue_size
-        self.on_expired = on_expired
         self._buckets: dict[Hashable, Bucket] = {}
         self._shares = Shares()
         self.queued = 0  # items that wait for a pass
@@ -53,6 +53,7 @@ class Scheduler:
         self._running: Batch | None = None
         self._free_since_s = 0.0
         self._decode_s = 0.0
+        self._came_s: deque[float] = deque(maxlen=policy.max_batch_size)
 
     # Who is let in.
 
@@ -64,30 +65,32 @@ class Scheduler:
             QueueFull: there is no place for them now.
             Overloaded: they would be late.
         """
-        backlog = self.backlog(now_s)
-        check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
-        if self.policy.keeps_promises:
-            check_promise(count, terms, now_s, backlog, self.cost)
+        if self.taken + count > self._max_queue_size:
+            self._give_up_late(self.taken + count - self._max_queue_size)
+            backlog = self.backlog(now_s)
+            check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
+        if self.policy.keeps_promises and not self._is_surely_in_time(count, terms, now_s):
+            check_promise(count, terms, now_s, self.backlog(now_s), self.cost)
 
     def terms_for(self, count: int, terms: Terms) -> Terms:
         """Return what is promised to so many items: more than a batch may take its own time."""
-        own_s = self.cost.seconds_for(None, count)
-        usual_s = self.cost.seconds(None, min(count, self.cost.knee(None)))
-        due_s = terms.due_s + self.cost.caution * (own_s - usual_s)
-        return replace(terms, due_s=min(due_s, terms.deadline_s))
+        usual = self.cost.knee(None)
+        if count <= usual:
+            return terms
+        own_s, usual_s = self.cost.seconds_for(None, count), self.cost.seconds(None, usual)
+        return terms.postponed(self.cost.caution * (own_s - usual_s))
 
     def hold(self, request: Hashable, count: int, priority: Priority) -> None:
         """Hold places for a request while it is decoded."""
         self._held[request] = (priority, count)
         self._places_held += count
 
-    def admit(self, request: Hashable, items: Iterable[Item], arrived_s: float) -> None:
+    def admit(self, request: Hashable, items: Iterable[Item], decode_s: float) -> None:
         """Put a request's items on the queue, in the places that are held for it."""
         self._release(request)
+        self._decode_s += DECODE_WEIGHT * (decode_s - self._decode_s)
         for item in items:
             self._put(item)
-            waited_s = item.queued_s - arrived_s
-            self._decode_s += DECODE_WEIGHT * (waited_s - self._decode_s)
 
     def withdraw(self, request: Hashable, items: Iterable[Item] = ()) -> None:
         """Forget a request and what waits of its items."""
@@ -167,6 +170,8 @@ class Scheduler:
         """Take items in the order of their turns, as long as nothing in the batch becomes late."""
         items: list[Item] = []
         due_s = math.inf
+        # Whoever is due after a batch of any size could be done needs no closer look.
+        at_last_s = now_s + self.cost.bound(bucket.key, close.most)
         while len(items) < close.most and (priority := bucket.next_priority(self._shares)):
             lane = bucket.lanes[priority]
             item = self._pop(lane, now_s)
@@ -177,7 +182,7 @@ class Scheduler:
                     self._put_back(lane, item)
                 return items or [item], CloseReason.FULL
             tightest_s = min(due_s, item.terms.due_s)
-            if self._is_late(bucket, len(items) + 1, tightest_s, now_s):
+            if tightest_s < at_last_s and self._is_late(bucket, len(items) + 1, tightest_s, now_s):
                 if not self._is_hopeless(bucket, item, now_s):
                     self._put_back(lane, item)
                     return items, CloseReason.DEADLINE
@@ -201,7 +206,9 @@ class Scheduler:
 
     def _is_late(self, bucket: Bucket, size: int, due_s: float, now_s: float) -> bool:
         """Whether a batch of this size, begun now, would miss this time."""
-        return self.policy.keeps_promises and now_s + self.cost.bound(bucket.key, size) > due_s
+        # Admission has been cautious; to be so again would shrink batches, and make others late.
+        seconds = self.cost.bound(bucket.key, size, DEVIATIONS_WHEN_ADMITTED)
+        return self.policy.keeps_promises and now_s + seconds > due_s
 
     def _is_hopeless(self, bucket: Bucket, item: Item, now_s: float) -> bool:
         """Whether an item cannot be in time at all, or only in a batch that holds up the rest."""
@@ -215,6 +222,7 @@ class Scheduler:
         if not bucket.lanes[item.terms.priority]:
             self._shares.join(item.terms.priority)
         bucket.append(item)
+        self._came_s.append(item.queued_s)
         self.queued += 1
 
     def _pop(self, lane: Lane, now_s: float) -> Item | None:
@@ -222,7 +230,7 @@ class Scheduler:
         item = lane.pop(now_s)
         self.queued -= 1
         if item.terms.deadline_s <= now_s:
-            self.on_expired(item)
+            item.expire()
             return None
         return None if item.future.done() else item
 
@@ -233,6 +241,16 @@ class Scheduler:
     def _put_late(self, bucket: Bucket, item: Item) -> None:
         bucket.late.append(item)
         self.queued += 1
+
+    def _give_up_late(self, count: int) -> None:
+        """Have late items give their places to those who can still be in time."""
+        for bucket in list(self._buckets.values()):
+            while bucket.late and count > 0:
+                item = bucket.late.pop(math.inf)
+                self.queued -= 1
+                count -= 1
+                item.fail(Overloaded("it could not be computed in time, and others need its place"))
+            self._forget_if_empty(bucket)
 
     def _forget_if_empty(self, bucket: Bucket) -> None:
         if not bucket:
@@ -251,7 +269,22 @@ class Scheduler:
         }
         if self._held:
             loads[None] = self._loads_held()
-        return Backlog(loads, self._busy_s(now_s), self._decode_s)
+        slack_s = {bucket.key: bucket.due_s - now_s for bucket in self._buckets.values()}
+        return Backlog(loads, self._busy_s(now_s), self._decode_s, self._rate(now_s), slack_s)
+
+    def _rate(self, now_s: float) -> float:
+        """Items per second, as the last ones came that would fill a batch."""
+        since_s = now_s - self._came_s[0] if self._came_s else 0.0
+        return len(self._came_s) / since_s if since_s > 0 else 0.0
+
+    def _is_surely_in_time(self, count: int, terms: Terms, now_s: float) -> bool:
+        """Whether even one by one all would be computed in time: most often, and soon told."""
+        if len(self._buckets) > 1:
+            return False
+        busy_s = self._busy_s(now_s)
+        company = self._rate(now_s) * busy_s
+        items_s = (self.taken + count + company) * self.cost.bound(None, 1)
+        return now_s + busy_s + items_s + self._decode_s <= terms.due_s
 
     def backlog_s(self, now_s: float) -> float:
         """Return how long it takes to compute what is running and what waits."""

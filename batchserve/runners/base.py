@@ -7,12 +7,16 @@ if TYPE_CHECKING:
     import torch
 
 
+class RowFault(Exception):
+    """One item's own fault, in its row's place. The client reads the message."""
+
+
 class OutOfMemory(Exception):
-    """The device's memory did not suffice for a batch; what the pass had taken is free again."""
+    """The memory did not suffice for this batch. All that the pass had taken has been freed."""
 
 
 class DeviceLost(Exception):
-    """The device does not answer any more; only a new process helps."""
+    """The device answers no more; only a new process may get it back."""
 
 
 class Runner(Protocol):
@@ -25,16 +29,18 @@ class Runner(Protocol):
     name: str
 
     async def forward(self, tensors: Sequence["torch.Tensor"]) -> Sequence[Any]:
-        """Return one row for each tensor, in order.
+        """Return one row for each tensor, in order, or a `RowFault` in its place.
 
         Args:
-            tensors: items of one shape and dtype, without the batch dimension.
+            tensors: items of one bucket, without the batch dimension.
 
         Raises:
+            OutOfMemory: a smaller batch may do.
+            DeviceLost: no further pass will.
             Exception: whatever the model raised; no row is to be had.
         """
         ...
 
     def close(self) -> None:
-        """Give back threads and whatever else is held."""
+        """Give back threads and whatever else is held, without waiting for a pass to end."""
         ...

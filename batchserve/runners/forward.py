@@ -1,10 +1,14 @@
-"""One forward pass: stack, preprocess on the device, run, check, split into rows."""
+"""One forward pass: collate, preprocess on the device, run, check, split into rows."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from batchserve.runners import device as devices
+from batchserve.runners.base import DeviceLost, OutOfMemory, RowFault
+from batchserve.runners.nested import mapped, tensors_in
 from batchserve.tasks.base import Task
 
 
@@ -20,32 +24,83 @@ class Forward:
         task: what happens to a batch before and after the module.
         device: where the batch is moved to.
         dtype: what floating-point inputs are cast to.
+        pad_to: rows of every batch: shorter ones repeat their last item, and what comes of that is
+            cut off. A kernel is chosen, and work is split, by the size of a batch, and then sums
+            are rounded otherwise: only in batches of one size has an item one answer to the bit.
+        device_answers: asked after a failure whether the device still does.
     """
 
     def __init__(
-        self, module: torch.nn.Module, task: Task, device: torch.device, dtype: torch.dtype
+        self,
+        module: torch.nn.Module,
+        task: Task,
+        device: torch.device,
+        dtype: torch.dtype,
+        pad_to: int | None = None,
+        device_answers: Callable[[torch.device], bool] = devices.answers,
     ) -> None:
         self._module = module
         self._task = task
         self._device = device
         self._dtype = dtype
+        self.pad_to = pad_to
+        self._device_answers = device_answers
 
-    @torch.inference_mode()
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
-        """Return one row for each item, on the CPU.
+        """Return one row for each item, on the CPU, or a `RowFault` in its place.
 
         Raises:
+            OutOfMemory: the memory did not suffice; what the pass had taken has been freed.
+            DeviceLost: the pass failed, and the device answers no more.
             RowCountError: the module returned more or fewer rows than it was given.
             Exception: whatever the module or the task raised.
         """
+        try:
+            return self._pass(tensors)
+        except Exception as error:
+            if not devices.ran_out_of_memory(error):
+                self._check_device(error)
+                raise
+            reason = str(error)
+        # Only here, where the error is no more, are its traceback's frames and their tensors gone.
+        devices.give_memory_back(self._device)
+        raise OutOfMemory(
+            f"the memory does not suffice for a batch of {len(tensors)} on {self._device}: {reason}"
+        )
+
+    @torch.inference_mode()
+    def _pass(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         # OpenMP's number of threads is each thread's own; torch sets it when it is first asked.
         torch.get_num_threads()
-        batch = torch.stack(list(tensors)).to(self._device, non_blocking=True)
-        inputs = self._task.preprocess(batch)
-        if inputs.is_floating_point():
-            inputs = inputs.to(self._dtype)
-        output = self._task.postprocess(self._module(inputs))
-        return rows_of(output, len(tensors))
+        items = self._padded(tensors)
+        batch = mapped(self._to_device, self._task.collate(items))
+        inputs = mapped(self._to_precision, self._task.preprocess(batch))
+        output = self._task.postprocess(_call(self._module, inputs))
+        rows = rows_of(output, len(items))[: len(tensors)]
+        return without_infinities(rows) if self._task.finite_rows else rows
+
+    def _padded(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if self.pad_to is None:
+            return list(tensors)
+        if len(tensors) > self.pad_to:
+            raise ValueError(f"{len(tensors)} items are more than the {self.pad_to} of every batch")
+        return [*tensors, *[tensors[-1]] * (self.pad_to - len(tensors))]
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._device, non_blocking=True)
+
+    def _to_precision(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def _check_device(self, error: Exception) -> None:
+        if self._device.type != "cpu" and not self._device_answers(self._device):
+            raise DeviceLost(f"{self._device} answers no more") from error
+
+
+def _call(module: torch.nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
 
 
 def rows_of(output: Any, count: int) -> list[Any]:
@@ -71,3 +126,14 @@ def rows_of(output: Any, count: int) -> list[Any]:
         parts = [rows_of(part, count) for part in output]
         return [[rows[i] for rows in parts] for i in range(count)]
     raise TypeError(f"the model returned {type(output).__name__}, which is no tensor")
+
+
+def without_infinities(rows: list[Any]) -> list[Any]:
+    """Put a `RowFault` in the place of each row that holds NaN or infinity."""
+    fault = RowFault("the model's answer to this input is not finite (NaN or infinity)")
+    return [row if all(map(_is_finite, tensors_in(row))) else fault for row in rows]
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # A finite sum has finite terms, and costs a fifth; one that is not may just have overflowed.
+    return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())

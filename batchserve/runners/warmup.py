@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 
 import torch
 
-from batchserve.runners.base import Runner
+from batchserve.runners.base import OutOfMemory, Runner
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
 from batchserve.runners.thread import ThreadRunner
@@ -16,43 +16,120 @@ from batchserve.runners.thread import ThreadRunner
 LOOP_BUDGET_S = 200e-6
 DOUBTFUL_S = 2e-3
 TRIALS, TRIALS_S = 20, 0.3
-TIMED_PASSES, TIMED_S = 5, 0.1
+TIMED_PASSES, TIMED_S = 5, 0.3
+# Where N is to be found out: a size pays if an item takes so much less, and the search ends after
+# so many sizes in a row that do not, or a pass so long. The time of one pass is a wait for others.
+GAIN = 0.05
+DISAPPOINTMENTS = 2
+LONG_PASS_S = 2.0
+# Below it, a disappointment is more likely the machine's than the model's.
+LEAST = 4
+MOST = 256
 
 
 def warm_up(
     forward: Forward,
     example: torch.Tensor,
-    max_batch_size: int,
+    max_batch_size: int | None,
     on_size: Callable[[int, float], None] = lambda _size, _seconds: None,
+    most: int = MOST,
 ) -> dict[int, float]:
-    """Run each power of two up to `max_batch_size`, and that itself: once unmeasured, then timed.
+    """Run the sizes that batches may have, and find out what each takes.
+
+    These are the powers of two up to `max_batch_size` and that itself. Where it is not stated, they
+    are as many as pay; where every batch is padded, all sizes are one. A size that the memory does
+    not suffice for ends it.
 
     Args:
         forward: the pass to warm up.
         example: one item, without the batch dimension.
-        max_batch_size: N.
+        max_batch_size: N; None: find out.
         on_size: called with each size and the seconds that a pass of it takes.
+        most: the largest size to try where N is to be found out.
 
     Returns:
-        Seconds by batch size.
+        Seconds by batch size. The largest is the one to use.
+
+    Raises:
+        OutOfMemory: the memory does not even suffice for the smallest.
     """
-    seconds: dict[int, float] = {}
-    for size in _sizes(max_batch_size):
-        items = [example] * size
-        forward(items)
-        seconds[size] = _seconds_of_pass(forward, items)
-        on_size(size, seconds[size])
+    if forward.pad_to is not None:
+        took_s = _seconds_of_pass(forward, [example] * forward.pad_to)
+        on_size(forward.pad_to, took_s)
+        return {1: took_s, forward.pad_to: took_s}
+    if max_batch_size is None:
+        return _search(forward, example, on_size, most)
+    seconds = {}
+    for size, took_s in _measured(forward, example, max_batch_size):
+        seconds[size] = took_s
+        on_size(size, took_s)
     return seconds
 
 
+def _search(
+    forward: Forward, example: torch.Tensor, on_size: Callable[[int, float], None], most: int
+) -> dict[int, float]:
+    seconds: dict[int, float] = {}
+    for size, took_s in _measured(forward, example, most):
+        seconds[size] = took_s
+        on_size(size, took_s)
+        if took_s > LONG_PASS_S:
+            break
+        if disappoints(seconds):
+            # It may have been the machine, which had something else to do meanwhile.
+            for last in list(seconds)[-DISAPPOINTMENTS - 1 :]:
+                seconds[last] = min(seconds[last], _seconds_of_pass(forward, [example] * last))
+            if disappoints(seconds):
+                break
+    largest = max(largest_that_pays(seconds), LEAST)
+    return {size: took_s for size, took_s in seconds.items() if size <= largest}
+
+
+def largest_that_pays(seconds: Mapping[int, float]) -> int:
+    """Return the largest size that beats, per item, every smaller one that does.
+
+    Args:
+        seconds: of a pass, by batch size, from the smallest size on.
+    """
+    sizes = iter(seconds)
+    best = next(sizes)
+    for size in sizes:
+        if seconds[size] / size <= (1 - GAIN) * seconds[best] / best:
+            best = size
+    return best
+
+
+def disappoints(seconds: Mapping[int, float]) -> bool:
+    """Whether the last sizes have not paid, so that the next one is not worth a try."""
+    sizes = list(seconds)
+    return len(sizes) - 1 - sizes.index(largest_that_pays(seconds)) >= DISAPPOINTMENTS
+
+
+def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tuple[int, float]]:
+    """Yield sizes with the seconds of a pass, as far as the memory suffices."""
+    for size in _sizes(most):
+        try:
+            took_s = _seconds_of_pass(forward, [example] * size)
+        except OutOfMemory:
+            if size == 1:
+                raise
+            return
+        yield size, took_s
+
+
 def _seconds_of_pass(forward: Forward, items: list[torch.Tensor]) -> float:
-    # The shortest of a few: whatever else the machine does only adds to it.
-    passes: list[float] = []
+    # The shortest of a few: whatever else the machine does, or is done once only, adds to it.
+    first_s = _timed(forward, items)
+    passes = [_timed(forward, items)]
     while len(passes) < TIMED_PASSES and sum(passes) < TIMED_S:
-        started_s = time.perf_counter()
-        forward(items)
-        passes.append(time.perf_counter() - started_s)
-    return min(passes)
+        passes.append(_timed(forward, items))
+    return min(first_s, *passes)
+
+
+def _timed(forward: Forward, items: list[torch.Tensor]) -> float:
+    started_s = time.perf_counter()
+    forward(items)
+    return time.perf_counter() - started_s
 
 
 async def choose_runner(
@@ -108,9 +185,9 @@ async def _answer_requests() -> None:
         await asyncio.sleep(0)
 
 
-def _sizes(max_batch_size: int) -> Iterator[int]:
+def _sizes(most: int) -> Iterator[int]:
     size = 1
-    while size < max_batch_size:
+    while size < most:
         yield size
         size *= 2
-    yield max_batch_size
+    yield most

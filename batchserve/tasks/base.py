@@ -1,6 +1,7 @@
 """What a task is: from one input to one item, and from one output row to JSON."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,7 +20,7 @@ class Task(ABC):
     """Decodes inputs, prepares and finishes batches, encodes rows.
 
     `decode` and `encode` see one item and run wherever it suits the server, several at a time;
-    `preprocess` and `postprocess` see one batch, on the device.
+    `collate` makes a batch of items; `preprocess` and `postprocess` see one, on the device.
 
     Attributes:
         Input: the type of X in `{"input": X}`, as pydantic and OpenAPI know it.
@@ -28,6 +29,7 @@ class Task(ABC):
         media_types: of a body that is one raw input; `image/*` stands for all images.
         inline_bytes: bodies below this size are decoded on the event loop, because a hand-over to
             a thread (about 100 µs) would cost more; 0: none is.
+        finite_rows: whether NaN or infinity in an answer is a failure, of that one item.
     """
 
     Input: ClassVar[Any] = Any
@@ -35,6 +37,7 @@ class Task(ABC):
     Parameters: ClassVar[type[BaseModel]] = Parameters
     media_types: ClassVar[tuple[str, ...]] = ()
     inline_bytes: ClassVar[int] = 0
+    finite_rows: ClassVar[bool] = False
 
     @property
     def fixed_shape(self) -> bool:
@@ -64,8 +67,21 @@ class Task(ABC):
             parameters: an instance of this class's `Parameters`.
         """
 
-    def preprocess(self, batch: torch.Tensor) -> torch.Tensor:
-        """Prepare a stacked batch, on the device."""
+    def bucket_key(self, item: torch.Tensor) -> Hashable:
+        """Return what an item has in common with those that it can share a batch with."""
+        return tuple(item.shape), item.dtype
+
+    def collate(self, items: Sequence[torch.Tensor]) -> Any:
+        """Make one batch of items that share a `bucket_key`, on the CPU.
+
+        Returns:
+            A tensor, a tuple of tensors (the module's positional arguments) or a dict of them (its
+            keyword arguments). The first dimension of each is the batch's.
+        """
+        return torch.stack(list(items))
+
+    def preprocess(self, batch: Any) -> Any:
+        """Prepare what `collate` made, on the device."""
         return batch
 
     def postprocess(self, output: Any) -> Any:

@@ -53,6 +53,7 @@ class ImageClassification(Task):
     Output: ClassVar[Any] = list[Prediction]
     Parameters: ClassVar[type[BaseModel]] = TopK
     media_types: ClassVar[tuple[str, ...]] = ("image/*", "application/octet-stream")
+    finite_rows: ClassVar[bool] = True
 
     def __init__(self, config: ImageConfig, labels: list[str] | None = None) -> None:
         if config.crop > config.resize:

@@ -5,6 +5,7 @@ from aiohttp import web
 from batchserve.config import Config
 from batchserve.decoding import CodecPool
 from batchserve.inference import Answer
+from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
@@ -14,6 +15,7 @@ REPOSITORY = web.AppKey("repository", ModelRepository)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
 TRACE = web.AppKey("trace", Trace)
+TRAFFIC = web.AppKey("traffic", Traffic)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 SECONDS = web.RequestKey("seconds", float)

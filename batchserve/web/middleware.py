@@ -1,4 +1,4 @@
-"""Around every handler: a request id, errors as JSON, and the count of what was answered."""
+"""Around every handler: a request id, errors as JSON, and counting."""
 
 import logging
 import random
@@ -20,12 +20,23 @@ from batchserve.errors import (
     Unavailable,
 )
 from batchserve.web.body import body_too_large
-from batchserve.web.keys import METRICS, MODEL, REQUEST_ID, SECONDS
+from batchserve.web.keys import METRICS, MODEL, REQUEST_ID, SECONDS, TRAFFIC
 
 logger = logging.getLogger(__name__)
 
 # What is safe to repeat in a header and in a line of the log.
 REQUEST_ID_FORM = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@web.middleware
+async def see_off(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count what is in progress; have clients use another connection if this worker leaves."""
+    traffic = request.app[TRAFFIC]
+    with traffic:
+        response = await handler(request)
+        if traffic.dismissing:
+            response.force_close()
+        return response
 
 
 @web.middleware

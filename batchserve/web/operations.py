@@ -36,6 +36,7 @@ def describe(version: ModelVersion) -> dict[str, Any]:
     }
     if version.loaded:
         described["device"] = version.device
+        described["max_batch_size"] = version.max_batch_size
         described["runner"] = version.batcher.runner.name
         described["forward_ms"] = {
             str(size): round(1000 * seconds, 3) for size, seconds in version.forward_s.items()

@@ -2,26 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import pytest
 import torch
 
 from batchserve.batch import Batch, CloseReason
 from batchserve.batching.batcher import Batcher
+from batchserve.batching.cost import Cost
 from batchserve.batching.policy import AdaptivePolicy, FixedPolicy
-from batchserve.errors import (
-    DeadlineExceeded,
-    Draining,
-    InternalError,
-    ModelFailed,
-    QueueFull,
-    TooLarge,
-)
+from batchserve.batching.scheduler import Scheduler
+from batchserve.errors import Draining, InternalError
 from batchserve.testing import FakeRunner, GatedRunner, run_virtual
-from tests.batching.clients import N, NEVER_S, PATIENT, T_S, batching, submit, turns
+from tests.batching.clients import PATIENT, T_S, N, batching, submit, submit_tensors, turns
+
 
 def test_alone_a_request_waits_for_nobody():
     async def main() -> None:
@@ -112,7 +105,7 @@ def test_adaptive_waits_for_a_request_that_is_being_decoded():
                 (quick,) = submit(batcher, 1.0)
                 await asyncio.sleep(0.004)
                 (joined,) = slow.submit([torch.tensor(2.0)])
-            await asyncio.gather(quick, joined.future)
+                await asyncio.gather(quick, joined.future)
         (batch,) = batches
         assert (len(batch), batch.reason) == (2, CloseReason.IDLE)
         assert batch.formed_s == pytest.approx(0.004)
@@ -153,186 +146,11 @@ def test_shapes_and_dtypes_batch_apart_even_when_they_alternate():
         batches: list[Batch] = []
         kinds = [torch.zeros(2), torch.zeros(3), torch.zeros(2, dtype=torch.int64)]
         async with batching(FakeRunner(), batches=batches) as batcher:
-            with batcher.arrival(PATIENT) as arrival:
-                items = arrival.submit([kind + i for i in range(3) for kind in kinds])
-            rows = await asyncio.gather(*(item.future for item in items))
-            assert all(torch.equal(row, item.tensor) for row, item in zip(rows, items, strict=True))
+            tensors = [kind + i for i in range(3) for kind in kinds]
+            rows = await asyncio.gather(*submit_tensors(batcher, tensors))
+            assert all(torch.equal(row, sent) for row, sent in zip(rows, tensors, strict=True))
         assert [len(batch) for batch in batches] == [3, 3, 3]
         assert all(len({item.bucket_key for item in batch.items}) == 1 for batch in batches)
-
-    run_virtual(main)
-
-
-def test_a_failing_forward_reaches_its_own_batch_only_and_the_loop_goes_on(caplog):
-    def rows(tensors):
-        if any(tensor < 0 for tensor in tensors):
-            raise ZeroDivisionError("secret detail")
-        return tensors
-
-    async def main() -> None:
-        async with batching(FakeRunner(rows=rows)) as batcher:
-            bad = submit(batcher, 1.0, -1.0)
-            errors = await asyncio.gather(*bad, return_exceptions=True)
-            assert [type(error) for error in errors] == [ModelFailed, ModelFailed]
-            assert "secret" not in str(errors[0])
-            (good,) = submit(batcher, 5.0)
-            assert (await good).item() == 5.0
-            assert batcher.running
-
-    with caplog.at_level(logging.ERROR):
-        run_virtual(main)
-    assert "secret detail" in caplog.text
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_runner_that_returns_another_number_of_rows_answers_nobody_wrongly(count):
-    async def main() -> None:
-        async with batching(FakeRunner(rows=lambda _: [torch.tensor(9.0)] * count)) as batcher:
-            errors = await asyncio.gather(*submit(batcher, 1.0, 2.0), return_exceptions=True)
-            assert [type(error) for error in errors] == [ModelFailed, ModelFailed]
-            assert batcher.running
-
-    run_virtual(main)
-
-
-def test_a_cancelled_item_is_not_computed_and_its_neighbours_are_answered():
-    async def main() -> None:
-        runner = GatedRunner()
-        async with batching(runner) as batcher:
-            (first,) = submit(batcher, 0.0)
-            await runner.wait_started()
-            cancelled, kept = submit(batcher, 1.0, 2.0)
-            cancelled.cancel()
-            runner.release()
-            runner.release()
-            assert (await first).item() == 0.0
-            assert (await kept).item() == 2.0
-        assert [[tensor.item() for tensor in batch] for batch in runner.batches] == [[0.0], [2.0]]
-
-    run_virtual(main)
-
-
-def test_an_item_cancelled_during_its_forward_pass_does_not_end_the_loop():
-    async def main() -> None:
-        runner = GatedRunner()
-        async with batching(runner) as batcher:
-            cancelled, kept = submit(batcher, 1.0, 2.0)
-            await runner.wait_started()
-            cancelled.cancel()
-            runner.release()
-            assert (await kept).item() == 2.0
-            assert batcher.running
-
-    run_virtual(main)
-
-
-def test_an_expired_item_is_answered_and_never_computed():
-    async def main() -> None:
-        runner = GatedRunner()
-        async with batching(runner) as batcher:
-            (first,) = submit(batcher, 0.0)
-            await runner.wait_started()
-            (late,) = submit(batcher, 1.0, deadline_s=0.5)
-            (patient,) = submit(batcher, 2.0, deadline_s=5.0)
-            await asyncio.sleep(1.0)
-            runner.release()
-            runner.release()
-            with pytest.raises(DeadlineExceeded):
-                await late
-            assert (await patient).item() == 2.0
-            await first
-        assert [[tensor.item() for tensor in batch] for batch in runner.batches] == [[0.0], [2.0]]
-
-    run_virtual(main)
-
-
-def test_the_queue_is_bounded_by_items_and_says_when_to_come_back():
-    async def main() -> None:
-        runner = GatedRunner()
-        async with batching(runner, max_queue_size=3) as batcher:
-            batcher.scheduler.cost.observe(None, 1, 2.0)
-            (in_flight,) = submit(batcher, 0.0)
-            await runner.wait_started()
-            waiting = submit(batcher, 1.0, 2.0)
-            with pytest.raises(QueueFull) as refused:
-                submit(batcher, 3.0, 4.0)
-            # Two wait and one is in flight, at 2 s each.
-            assert refused.value.retry_after_s == 6
-            assert repr(batcher) == "<Batcher test:1 | 2 queued, 1 in flight>"
-            waiting += submit(batcher, 3.0)
-            with pytest.raises(QueueFull):
-                batcher.arrival(PATIENT)
-            for _ in range(3):
-                runner.release()
-            await asyncio.gather(in_flight, *waiting)
-            assert batcher.queued == 0
-
-    run_virtual(main)
-
-
-def test_places_are_held_for_what_is_being_decoded():
-    async def main() -> None:
-        runner = GatedRunner()
-        async with batching(runner, max_queue_size=N) as batcher:
-            submit(batcher, 0.0)
-            await runner.wait_started()
-            with batcher.arrival(PATIENT) as slow:
-                slow.reserve(2)
-                submit(batcher, 1.0, 2.0)
-                with pytest.raises(QueueFull, match="4 of max_queue_size=4 places are taken"):
-                    batcher.arrival(PATIENT)
-                # Whoever came first is not turned away at last.
-                slow.submit([torch.tensor(3.0), torch.tensor(4.0)])
-            assert batcher.queued == N
-
-    run_virtual(main)
-
-
-def test_slow_uploads_shut_nobody_out():
-    async def main() -> None:
-        async with batching(FakeRunner(), max_queue_size=N) as batcher, AsyncExitStack() as stack:
-            for _ in range(10 * N):
-                stack.enter_context(batcher.arrival(PATIENT))
-            (quick,) = submit(batcher, 1.0)
-            assert (await quick).item() == 1.0
-
-    run_virtual(main)
-
-
-def test_a_place_that_was_held_is_free_when_decoding_fails():
-    async def main() -> None:
-        async with batching(FakeRunner(), max_queue_size=N) as batcher:
-            with pytest.raises(ValueError, match="bad"), batcher.arrival(PATIENT) as bad:  # noqa: PT012
-                bad.reserve(N)
-                raise ValueError("bad")
-            await asyncio.gather(*submit(batcher, *range(N)))
-
-    run_virtual(main)
-
-
-@pytest.mark.parametrize("policy", [FixedPolicy(N, T_S), AdaptivePolicy(N, T_S)])
-def test_the_dead_count_neither_towards_n_nor_towards_t(policy):
-    async def main() -> None:
-        batches: list[Batch] = []
-        runner = GatedRunner()
-        async with batching(runner, policy, batches=batches) as batcher:
-            submit(batcher, *range(N))
-            await runner.wait_started()
-            cancelled = submit(batcher, 1.0, 2.0)
-            expired = submit(batcher, 3.0, deadline_s=0.020)
-            await asyncio.sleep(0.030)
-            with batcher.arrival(PATIENT):
-                (live,) = submit(batcher, 4.0)
-                for future in cancelled:
-                    future.cancel()
-                runner.release()
-                runner.release()
-                assert (await live).item() == 4.0
-            with pytest.raises(DeadlineExceeded):
-                await expired[0]
-        assert [len(batch) for batch in batches] == [N, 1]
-        assert batches[1].reason is CloseReason.WAIT
-        assert batches[1].formed_s == pytest.approx(0.030 + T_S)
 
     run_virtual(main)
 
@@ -350,23 +168,6 @@ def test_what_is_no_tensor_is_refused_where_it_is_submitted():
     run_virtual(main)
 
 
-def test_a_runner_that_is_cancelled_is_a_failed_pass(caplog):
-    def rows(tensors):
-        if tensors[0] < 0:
-            raise asyncio.CancelledError
-        return tensors
-
-    async def main() -> None:
-        async with batching(FakeRunner(rows=rows)) as batcher:
-            (bad,) = submit(batcher, -1.0)
-            with pytest.raises(ModelFailed):
-                await bad
-            (good,) = submit(batcher, 2.0)
-            assert (await good).item() == 2.0
-
-    run_virtual(main)
-
-
 def test_counting_that_fails_hurts_nobody(caplog):
     def broken(batch: Batch) -> None:
         raise OSError("disk full")
@@ -374,7 +175,8 @@ def test_counting_that_fails_hurts_nobody(caplog):
     async def main() -> None:
         clock = asyncio.get_running_loop().time
         runner, policy = GatedRunner(), AdaptivePolicy(N, T_S)
-        batcher = Batcher("test:1", policy, runner, 100, broken, clock)
+        scheduler = Scheduler(policy, Cost(N), 100)
+        batcher = Batcher("test:1", scheduler, runner, on_batch=broken, clock=clock)
         batcher.start()
         (first,) = submit(batcher, 1.0)
         await runner.wait_started()
@@ -389,72 +191,14 @@ def test_counting_that_fails_hurts_nobody(caplog):
     assert "disk full" in caplog.text
 
 
-def test_more_items_than_could_ever_wait_are_too_many():
-    async def main() -> None:
-        async with batching(FakeRunner(), max_queue_size=5) as batcher:
-            with pytest.raises(TooLarge, match="max_queue_size=5"):
-                submit(batcher, *range(6))
-
-    run_virtual(main)
-
-
-def test_of_a_request_that_does_not_fit_nothing_is_queued():
-    async def main() -> None:
-        runner = GatedRunner()
-        async with batching(runner, max_queue_size=N) as batcher:
-            submit(batcher, 0.0)
-            await runner.wait_started()
-            submit(batcher, 1.0, 2.0)
-            with pytest.raises(QueueFull):
-                submit(batcher, 3.0, 4.0, 5.0)
-            assert batcher.queued == 2
-
-    run_virtual(main)
-
-
-def test_a_cancelled_item_gives_its_place_to_the_next():
-    async def main() -> None:
-        runner = GatedRunner()
-        async with batching(runner, max_queue_size=N) as batcher:
-            (in_flight,) = submit(batcher, 0.0)
-            await runner.wait_started()
-            waiting = submit(batcher, 1.0, 2.0, 3.0, 4.0)
-            with pytest.raises(QueueFull):
-                submit(batcher, 8.0)
-            for future in waiting[:2]:
-                future.cancel()
-            next_ = submit(batcher, 8.0, 9.0)
-            for _ in range(2):
-                runner.release()
-            rows = await asyncio.gather(in_flight, *waiting[2:], *next_)
-            assert [row.item() for row in rows] == [0.0, 3.0, 4.0, 8.0, 9.0]
-
-    run_virtual(main)
-
-
-def test_refused_requests_leave_nothing_behind():
-    async def main() -> None:
-        runner = GatedRunner()
-        async with batching(runner, max_queue_size=N) as batcher:
-            submit(batcher, 0.0)
-            await runner.wait_started()
-            for _ in range(1000):
-                with batcher.arrival(PATIENT):
-                    pass
-            assert batcher.queued == 0
-            submit(batcher, *range(N))
-
-    run_virtual(main)
-
-
 def test_a_bug_in_the_loop_fails_what_waits_and_the_loop_goes_on(caplog):
     class Buggy(AdaptivePolicy):
         broken = True
 
-        def decide(self, view):
-            if self.broken and view.buckets:
+        def decide(self, bucket, view):
+            if self.broken:
                 raise KeyError("bug")
-            return super().decide(view)
+            return super().decide(bucket, view)
 
     async def main() -> None:
         policy = Buggy(N, T_S)

@@ -99,7 +99,7 @@ def launch(tmp_path: Path) -> Iterator[StartServer]:
         wait: bool = True,
     ) -> Server:
         bind = f"127.0.0.1:{free_port()}"
-        settings: dict[str, Any] = {"bind": bind, **(server or {})}
+        settings: dict[str, Any] = {"bind": bind, "grace_seconds": 0, **(server or {})}
         config = {"server": settings, "models": list(models)}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         command = command or [str(BIN / "batchserve"), "serve"]

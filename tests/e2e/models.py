@@ -1,9 +1,13 @@
 """Modules that show from outside how they are run."""
 
+import threading
 import time
 
 import torch
 from torch import Tensor, nn
+
+from batchserve.runners.base import DeviceLost
+from tests.models import Double
 
 
 class ThreadCount(nn.Module):
@@ -25,3 +29,19 @@ def slow_to_load() -> nn.Module:
     """Takes longer to load than any test waits."""
     time.sleep(1000)
     return OneSecond()
+
+
+def double_after_two_seconds() -> nn.Module:
+    time.sleep(2)
+    return Double()
+
+
+class Losable(nn.Module):
+    """Double; but at -1 its device is lost, and at -2 the pass hangs for ever."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if (batch == -1).any():
+            raise DeviceLost("the test says so")
+        if (batch == -2).any():
+            threading.Event().wait()
+        return 2 * batch

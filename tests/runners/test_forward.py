@@ -1,7 +1,9 @@
-"""One forward pass: stacked, prepared, run without gradients, checked, split."""
+"""One forward pass: collated, prepared, run without gradients, checked, split."""
 
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import psutil
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from batchserve.config import ImageConfig
+from batchserve.runners.base import DeviceLost, OutOfMemory, RowFault
 from batchserve.runners.forward import Forward, RowCountError, rows_of
 from batchserve.tasks.image_classification import ImageClassification
 from batchserve.tasks.tensor import TensorTask
@@ -121,3 +124,170 @@ def test_a_pass_obeys_the_number_of_threads_on_whatever_thread_it_runs():
     thread.join()
     before, after = threads
     assert after == before
+
+
+class Pairs(TensorTask):
+    """An item is two numbers, which the module gets apart."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def collate(self, items: Sequence[Tensor]) -> Any:
+        left, right = torch.stack(list(items)).unbind(1)
+        return (left, right) if self.kind is tuple else {"right": right, "left": left}
+
+
+class Difference(nn.Module):
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        assert left.dtype == right.dtype == torch.bfloat16
+        return left - right
+
+
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_a_tuple_is_positional_arguments_a_dict_is_keyword_arguments(kind):
+    forward = Forward(Difference(), Pairs(kind), CPU, torch.bfloat16)
+    rows = forward([torch.tensor([3.0, 1.0]), torch.tensor([5.0, 9.0])])
+    assert [row.item() for row in rows] == [2, -4]
+
+
+class Reciprocal(nn.Module):
+    def forward(self, batch: Tensor) -> Any:
+        return {"of": batch, "is": (1 / batch, batch)}
+
+
+class Scores(TensorTask):
+    finite_rows = True
+
+
+def test_a_row_that_is_not_finite_fails_alone():
+    items = [torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0]), torch.tensor([4.0, 8.0])]
+    first, fault, last = Forward(Reciprocal(), Scores(), CPU, torch.float32)(items)
+    assert isinstance(fault, RowFault)
+    assert str(fault) == "the model's answer to this input is not finite (NaN or infinity)"
+    assert first["is"][0].tolist() == [1, 0.5]
+    assert last["is"][0].tolist() == [0.25, 0.125]
+
+
+def test_other_tasks_may_answer_with_infinity():
+    (row,) = forward_of(Reciprocal())([torch.zeros(1)])
+    assert row["is"][0].tolist() == [float("inf")]
+
+
+def test_numbers_whose_sum_overflows_are_finite():
+    largest = torch.full((3,), torch.finfo().max)
+    (row,) = Forward(nn.Identity(), Scores(), CPU, torch.float32)([largest])
+    assert torch.equal(row, largest)
+
+
+class RunsOutOfMemory(nn.Module):
+    """Allocates, as far as it gets, more than there is."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.held: list[weakref.ref[Tensor]] = []
+
+    def forward(self, batch: Tensor) -> Tensor:
+        hidden = batch.new_zeros(1000)
+        self.held.append(weakref.ref(hidden))
+        if self.error is None:
+            return batch.new_empty(2**45)
+        # Raised from here, this frame is in its traceback; and an error may be in a cycle.
+        error = type(self.error)(*self.error.args)
+        error.args = (*error.args, error)
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        MemoryError("Unable to allocate 256. TiB for an array"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=lambda error: str(error)[:24],
+)
+def test_what_a_pass_held_when_the_memory_ran_out_is_free_again(error):
+    module = RunsOutOfMemory(error)
+    with pytest.raises(OutOfMemory, match="does not suffice for a batch of 2 on cpu") as caught:
+        forward_of(module)([torch.ones(3)] * 2)
+    assert caught.value.__context__ is None
+    assert [held() for held in module.held] == [None]
+
+
+def test_the_smaller_batch_after_that_works():
+    class Fits(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            if len(batch) > 2:
+                batch.new_empty(2**45)
+            return batch
+
+    forward = forward_of(Fits())
+    with pytest.raises(OutOfMemory):
+        forward([torch.ones(3)] * 3)
+    assert len(forward([torch.ones(3)] * 2)) == 2
+
+
+class Breaks(nn.Module):
+    """Fails as a kernel does, on whatever device."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def forward_on(device: str, module: nn.Module, **kwargs) -> Forward:
+    return Forward(module, TensorTask(), torch.device(device), torch.float32, **kwargs)
+
+
+def test_a_device_that_answers_no_more_is_lost():
+    # The meta device takes tensors, and computes nothing: as torch sees it, it is broken.
+    with pytest.raises(DeviceLost, match="meta answers no more") as caught:
+        forward_on("meta", Breaks())([torch.ones(1)])
+    assert "illegal memory access" in str(caught.value.__cause__)
+
+
+def test_a_device_that_still_answers_is_not():
+    asked = []
+
+    def device_answers(device: torch.device) -> bool:
+        asked.append(device.type)
+        return True
+
+    forward = forward_on("meta", Breaks(), device_answers=device_answers)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        forward([torch.ones(1)])
+    assert asked == ["meta"]
+
+
+def test_a_cpu_is_never_asked():
+    forward = forward_on("cpu", Breaks(), device_answers=lambda device: False)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        forward([torch.ones(1)])
+
+
+def test_batches_are_padded_with_the_last_item_and_the_answers_cut():
+    seen = []
+
+    class Look(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            seen.append(batch.flatten().tolist())
+            return batch
+
+    forward = forward_on("cpu", Look(), pad_to=4)
+    assert [row.item() for row in forward([torch.tensor([1.0]), torch.tensor([2.0])])] == [1, 2]
+    assert len(forward([torch.ones(1)] * 4)) == 4
+    assert seen == [[1, 2, 2, 2], [1, 1, 1, 1]]
+
+
+def test_more_items_than_every_batch_has_are_refused():
+    with pytest.raises(ValueError, match="3 items are more than the 2"):
+        forward_on("cpu", Double(), pad_to=2)([torch.ones(1)] * 3)
+
+
+def test_a_row_short_of_a_padded_batch_is_an_error_too():
+    with pytest.raises(RowCountError, match="given 4 rows"):
+        forward_on("cpu", LosesRows(), pad_to=4)([torch.ones(1)])

@@ -21,7 +21,7 @@ def batcher_of(client: Client) -> Batcher:
 
 def gate(client: Client) -> GatedRunner:
     """Let the test say when a forward pass of the first model ends."""
-    runner = batcher_of(client).runner = GatedRunner()
+    runner = batcher_of(client).passes.runner = GatedRunner()
     return runner
 
 

@@ -93,7 +93,7 @@ async def test_a_made_id_is_the_one_that_the_client_got(logged, lines):
 
 async def test_the_line_has_the_batch_size_that_the_client_got(logged, lines):
     client = await logged(batching={"max_batch_size": 8})
-    runner = client.app[REPOSITORY].versions[0].batcher.runner = GatedRunner()
+    runner = client.app[REPOSITORY].versions[0].batcher.passes.runner = GatedRunner()
     first = asyncio.create_task(
         client.post("/predict", json={"input": [0]}, headers={"X-Request-Id": "0"})
     )

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientResponse, FormData
 from PIL import Image
 
+from batchserve.batching.cost import Cost
 from batchserve.testing import FakeRunner
 from batchserve.web.keys import METRICS, REPOSITORY
 from tests.web.clients import Client, batcher_of, gate, until
@@ -567,7 +568,7 @@ async def test_numbers_that_do_not_fit(serve, numbers, mentioned, listed):
 
 async def test_of_a_list_with_a_bad_input_nothing_is_computed(serve):
     client = await serve(**DOUBLE)
-    runner = batcher_of(client).runner = FakeRunner()
+    runner = batcher_of(client).passes.runner = FakeRunner()
     response = await client.post("/predict", json={"inputs": [[1.0], [2.0], "bad", [3.0]]})
     message = await check_error(response, 422, "invalid_input")
     assert message.startswith("inputs[2]: ")
@@ -613,23 +614,47 @@ async def test_the_model_fails_on_one_of_a_list(serve):
     await check_alive(client, **double(1))
 
 
-async def test_the_model_loses_rows(serve):
+async def test_the_neighbours_of_a_failing_item_are_answered(serve):
+    # Only a batch of four, or ten seconds, would end their wait together.
+    batching = {"max_batch_size": 4, "max_wait_ms": 10_000, "policy": "fixed"}
+    client = await serve(source="tests.models:FailsOnNegative", server=SERVER, batching=batching)
+    responses = await asyncio.gather(
+        *(client.post("/predict", **double(number)) for number in (1, 2, -3, 4))
+    )
+    assert [response.status for response in responses] == [200, 200, 500, 200]
+    answered = [response for response in responses if response.status == 200]
+    assert [(await response.json())["output"] for response in answered] == [[2.0], [4.0], [8.0]]
+    assert {response.headers["X-Batch-Reason"] for response in answered} == {"retry"}
+
+
+async def test_an_item_that_failed_twice_is_not_computed_again(serve):
+    client = await serve(source="tests.models:FailsOnNegative", server=SERVER)
+    for _ in range(2):
+        response = await client.post("/predict", **double(-1))
+        await check_error(response, 500, "model_failed", "log")
+    runner = gate(client)
+    response = await client.post("/predict", **double(-1))
+    await check_error(response, 500, "model_failed", "twice")
+    assert runner.batches == []
+
+
+async def test_a_model_that_loses_rows_answers_nobody_wrongly(serve):
     # Two requests are a batch as soon as both are there.
     batching = {"max_batch_size": 2, "max_wait_ms": 10_000, "policy": "fixed"}
     client = await serve(source="tests.models:LosesRows", server=SERVER, batching=batching)
     responses = await asyncio.gather(
         *(client.post("/predict", **double(number)) for number in (1, 2))
     )
-    for response in responses:
+    # One by one it loses none.
+    assert [(await response.json())["output"] for response in responses] == [[1.0], [2.0]]
+    assert {response.headers["X-Batch-Size"] for response in responses} == {"1"}
+
+
+async def test_a_model_that_never_returns_the_right_number_of_rows(serve):
+    client = await serve(source="tests.models:DoublesRows", server=SERVER)
+    for _ in range(2):
+        response = await client.post("/predict", json={"inputs": [[1.0], [2.0]]})
         await check_error(response, 500, "model_failed")
-
-
-async def test_after_lost_rows_the_next_item_is_answered(serve):
-    client = await serve(source="tests.models:LosesRows", server=SERVER)
-    response = await client.post("/predict", json={"inputs": [[1.0], [2.0]]})
-    await check_error(response, 500, "model_failed")
-    after = await client.post("/predict", **double(3))
-    assert (await after.json())["output"] == [3.0]
 
 
 async def test_we_fail(serve, monkeypatch, caplog):
@@ -698,19 +723,43 @@ async def test_a_queue_with_too_little_room_for_a_list(serve):
 async def test_retry_after_grows_with_the_work_ahead(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1, "max_queue_size": 2})
     runner, batcher = gate(client), batcher_of(client)
-    batcher.cost.observe(1, 7.0)
+    batcher.scheduler.cost = Cost(1, {1: 7.0})
     waiting = [asyncio.create_task(client.post("/predict", **double(1)))]
     await runner.wait_started()
     waiting += [asyncio.create_task(client.post("/predict", **double(i))) for i in (2, 3)]
     await until(lambda: batcher.queued == 2)
 
     refused = await client.post("/predict", **double(4))
-    # Three items of seven seconds each.
+    await check_error(refused, 503, "queue_full")
+    # Three items of seven seconds each, of which a moment has passed.
     assert refused.headers["Retry-After"] == "21"
 
     for _ in waiting:
         runner.release()
     assert [response.status for response in await asyncio.gather(*waiting)] == [200] * 3
+
+
+async def test_an_answer_that_would_come_too_late_is_refused_on_arrival(serve):
+    client = await serve(**DOUBLE, batching={"max_batch_size": 1})
+    runner, batcher = gate(client), batcher_of(client)
+    batcher.scheduler.cost = Cost(1, {1: 7.0})
+    running = asyncio.create_task(client.post("/predict", **double(1)))
+    await runner.wait_started()
+
+    hasty = {"X-Request-Timeout-Ms": "2000"}
+    refused = await client.post("/predict", headers=hasty, **double(2))
+    await check_error(refused, 503, "overloaded", "due")
+    # What runs takes seven seconds more, and this would too, with some caution: 14 s and a bit.
+    assert 12 <= int(refused.headers["Retry-After"]) <= 15
+    assert batcher.queued == 0
+    metrics = await (await client.get("/metrics")).text()
+    assert 'batchserve_rejected_total{model="tiny",reason="overloaded",version="1"} 1.0' in metrics
+
+    runner.release()
+    assert (await running).status == 200
+    # With nothing ahead, everybody is let in.
+    runner.release()
+    assert (await client.post("/predict", headers=hasty, **double(3))).status == 200
 
 
 async def test_draining_refuses_what_is_new_and_answers_what_was_there(serve):
@@ -742,10 +791,10 @@ async def test_a_loop_that_died_is_not_ready(serve):
 
     for path in ("/predict", "/models/tiny/predict", "/models/tiny/versions/1/predict"):
         refused = await client.post(path, **double(2))
-        await check_error(refused, 503, "model_not_ready", "tiny", "broken")
+        await check_error(refused, 503, "model_not_ready", "tiny", "lost")
         check_retry_after(refused)
     probed = await client.get("/readyz")
-    await check_error(probed, 503, "model_not_ready", "tiny:1", "broken")
+    await check_error(probed, 503, "model_not_ready", "tiny:1", "lost")
 
 
 # 504.

@@ -6,7 +6,7 @@ import pytest
 
 from batchserve.config import Config
 from batchserve.repository import State
-from batchserve.web.keys import REPOSITORY
+from batchserve.web.keys import REPOSITORY, TRAFFIC
 from tests.web.clients import Client
 
 # One thread: the models are small, and the cores may be busy.
@@ -58,7 +58,7 @@ async def test_one_model_of_two_is_broken(serve, path, index, name):
     body = await response.json()
     assert response.status == 503
     assert body["code"] == "model_not_ready"
-    assert body["error"] == f"{name} is broken: its batching loop has ended"
+    assert body["error"] == f"{name} is lost: the batching loop has ended"
     assert int(response.headers["Retry-After"]) >= 1
 
 
@@ -83,17 +83,49 @@ async def test_a_broken_model_takes_no_other_with_it(serve):
     assert (await other.json())["output"] == [2.0]
 
 
-@pytest.mark.parametrize("state", ["ready", "draining", "broken"])
+@pytest.mark.parametrize("state", ["ready", "draining"])
 async def test_the_process_lives_whatever_the_models_do(serve, state):
     client = await serve(TWO_MODELS)
     if state == "draining":
         client.app[REPOSITORY].drain()
-    if state == "broken":
-        await break_model(client, 0)
-        await break_model(client, 1)
     response = await client.get("/livez")
     assert response.status == 200
     assert await response.json() == {"status": "live"}
+
+
+@pytest.mark.parametrize("path", ["/livez", *READINESS])
+async def test_a_model_that_is_lost_for_good_fails_liveness_and_readiness(serve, path):
+    client = await serve(TWO_MODELS)
+    client.app[REPOSITORY].versions[1].batcher.lost = "CUDA error: unspecified launch failure"
+    response = await client.get(path)
+    assert response.status == 503
+    assert await response.json() == {
+        "error": "second:2 is lost: CUDA error: unspecified launch failure",
+        "code": "model_not_ready",
+    }
+
+
+@pytest.mark.parametrize("path", READINESS)
+async def test_a_worker_that_leaves_is_not_ready_but_predicts(serve, path):
+    client = await serve(TWO_MODELS)
+    traffic = client.app[TRAFFIC]
+    traffic.draining, traffic.dismissing = "the server is shutting down", True
+    response = await client.get(path)
+    assert response.status == 503
+    assert await response.json() == {"error": "the server is shutting down", "code": "draining"}
+    predicted = await client.post("/predict", json={"input": [1]})
+    assert predicted.status == 200
+    assert (await client.get("/livez")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/livez", "/nowhere", "/docs"])
+async def test_a_worker_that_leaves_has_clients_use_another_connection(serve, path):
+    client = await serve(TWO_MODELS)
+    assert "Connection" not in (await client.get(path)).headers
+    client.app[TRAFFIC].dismissing = True
+    assert (await client.get(path)).headers["Connection"] == "close"
+    assert client.app[TRAFFIC].in_progress == 0
+    assert client.app[TRAFFIC].count == 2
 
 
 @pytest.mark.parametrize("path", ["/livez", *READINESS])
@@ -108,11 +140,11 @@ async def test_probes_may_ask_for_the_head_only(serve, path):
 async def test_probes_need_nothing_of_a_model(serve, path):
     client = await serve(TWO_MODELS)
     for version in client.app[REPOSITORY].versions:
-        version.batcher.runner = None
+        version.batcher.passes.runner = None
     assert (await client.get(path)).status == 200
     # For closing.
     for version in client.app[REPOSITORY].versions:
-        version.batcher.runner = _Closable()
+        version.batcher.passes.runner = _Closable()
 
 
 class _Closable:

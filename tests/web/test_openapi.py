@@ -345,11 +345,22 @@ async def test_the_timeout_is_the_one_that_is_read(serve):
     client = await serve(SEVERAL)
     document = await fetch(client)
     path = "/models/numbers/predict"
-    ((name, described),) = parameters(document, path, "header").items()
-    schema = validator(document, described)
+    name = "X-Request-Timeout-Ms"
+    schema = validator(document, parameters(document, path, "header")[name])
     for value, accepted in [(60_000, True), (59_999.5, True), (0, False), (-1, False)]:
         response = await client.post(path, json={"input": [1]}, headers={name: str(value)})
         assert (response.status == 200) is schema.is_valid(value) is accepted
+
+
+async def test_the_priorities_are_those_that_are_read(serve):
+    client = await serve(SEVERAL)
+    document = await fetch(client)
+    path = "/models/numbers/predict"
+    described = parameters(document, path, "header")["X-Priority"]
+    schema = validator(document, described)
+    for value in [*described["enum"], described["default"], "urgent", ""]:
+        response = await client.post(path, json={"input": [1]}, headers={"X-Priority": value})
+        assert (response.status == 200) is schema.is_valid(value), value
 
 
 # What it says of answers is what the server does.

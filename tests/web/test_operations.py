@@ -86,6 +86,7 @@ async def test_models_tells_what_is_served_and_how(serve):
         "task": "tensor",
         "precision": "fp32",
         "device": "cpu",
+        "max_batch_size": 4,
         "runner": "thread",
         "batching": {
             "max_batch_size": 4,

@@ -308,6 +308,7 @@ async def test_alone_a_request_is_a_batch_of_one_that_waits_for_nobody(serve):
     for i in range(3):
         response = await client.post("/predict", **number(i))
         assert response.headers["X-Batch-Size"] == "1"
+        assert response.headers["X-Batch-Reason"] == "idle"
     assert await closed(client) == {"idle": 3.0}
 
 
@@ -321,7 +322,37 @@ async def test_a_list_longer_than_a_batch_travels_in_several(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 4, "max_wait_ms": 20_000})
     response = await client.post("/predict", json={"inputs": [[i] for i in range(10)]})
     assert response.headers["X-Batch-Size"] == "4"
+    # Of the last batch.
+    assert response.headers["X-Batch-Reason"] == "idle"
     assert await closed(client) == {"full": 2.0, "idle": 1.0}
+
+
+@pytest.mark.parametrize("words", [("interactive", "bulk"), ("1", "3"), ("Interactive", "0")])
+async def test_who_states_a_higher_priority_passes(serve, words):
+    client = await serve(**DOUBLE, batching={"max_batch_size": 1})
+    runner, batcher = gate(client), batcher_of(client)
+    asking = [asyncio.create_task(client.post("/predict", **number(0)))]
+    await runner.wait_started()
+    high, low = words
+    for value, priority in [(1, low), (2, low), (3, high)]:
+        headers = {"X-Priority": priority}
+        asking.append(
+            asyncio.create_task(client.post("/predict", headers=headers, **number(value)))
+        )
+        await until(lambda: batcher.queued == len(asking) - 1)
+    for _ in asking:
+        runner.release()
+    assert [response.status for response in await asyncio.gather(*asking)] == [200] * 4
+    assert [batch[0].item() for batch in runner.batches] == [0.0, 3.0, 1.0, 2.0]
+
+
+async def test_a_priority_that_means_nothing_is_refused_with_those_there_are(serve):
+    client = await serve(**DOUBLE)
+    response = await client.post("/predict", headers={"X-Priority": "urgent"}, **number(1))
+    assert response.status == 400
+    body = await response.json()
+    assert body["code"] == "bad_request"
+    assert "'urgent' is none of interactive, normal, bulk" in body["error"]
 
 
 async def test_who_comes_while_the_model_is_busy_shares_the_next_batch(serve):
@@ -438,7 +469,7 @@ async def check_that_there_is_a_place(client: Client, runner: GatedRunner, monke
     asked = Mock(wraps=batcher.arrival)
     monkeypatch.setattr(batcher, "arrival", asked)
     next_ = asyncio.create_task(client.post("/predict", **number(3)))
-    await until(lambda: asked.called and not batcher._arrivals)
+    await until(lambda: asked.called and not batcher._arriving)
     for _ in range(3):
         runner.release()
     response = await next_
@@ -500,14 +531,14 @@ async def test_nobody_waits_for_a_client_that_leaves_in_the_middle_of_its_body(s
         b"Content-Length: 16\r\n\r\n"
         b'{"input": '
     )
-    await until(lambda: batcher._arrivals)
+    await until(lambda: batcher._arriving)
     # Somebody is still sending, and might join.
     waiting = asyncio.create_task(client.post("/predict", **number(1)))
     await until(lambda: batcher.queued)
     writer.close()
     await writer.wait_closed()
     assert (await waiting).headers["X-Batch-Size"] == "1"
-    assert not batcher._arrivals
+    assert not batcher._arriving
 
 
 async def test_a_slow_body_is_waited_for(serve):
@@ -520,7 +551,7 @@ async def test_a_slow_body_is_waited_for(serve):
         b"Connection: close\r\nContent-Length: 16\r\n\r\n"
         b'{"input": '
     )
-    await until(lambda: batcher._arrivals)
+    await until(lambda: batcher._arriving)
     waiting = asyncio.create_task(client.post("/predict", **number(1)))
     await until(lambda: batcher.queued)
     writer.write(b"[3.5]}")

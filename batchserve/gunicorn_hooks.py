@@ -1,0 +1,105 @@
+"""What Gunicorn calls while a server lives: in its master, and in its workers."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from batchserve.lineage import LINEAGE
+from batchserve.signals import STOP_SIGNALS
+
+logger = logging.getLogger("gunicorn.error")
+
+# Gunicorn's codes for a worker that cannot start, upon which the whole server ends.
+BOOT_ERRORS = frozenset({3, 4})
+RETRY_CODE = 1
+# How long a worker that cannot start waits before Gunicorn may fork the next.
+RETRY_S = 5
+
+
+def when_ready(arbiter: Any) -> None:
+    """In the master, once: tell a stop from a reload.
+
+    To a worker that waits for its successor, the SIGTERM of a stop would look like another of
+    those that Gunicorn sends it each second.
+    """
+    master = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A worker has this handler until it has its own.
+        if os.getpid() == master:
+            LINEAGE.announce_stop()
+            _let_wait(arbiter)
+        arbiter.signal(number, frame)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+
+
+def on_reload(arbiter: Any) -> None:
+    """In the master, before it forks the new workers."""
+    LINEAGE.announce_generation()
+    _let_not_wait(arbiter)
+
+
+def _let_not_wait(arbiter: Any) -> None:
+    """Have a reload return, although old workers stay until there are new ones.
+
+    Gunicorn would wait for them as long as it does in a stop, deaf to all signals.
+    """
+    arbiter.batchserve_waits = arbiter.cfg.graceful_timeout
+    arbiter.cfg.set("graceful_timeout", 0)
+
+
+def _let_wait(arbiter: Any) -> None:
+    """Have a stop wait for the workers, also after a reload."""
+    seconds = getattr(arbiter, "batchserve_waits", arbiter.cfg.graceful_timeout)
+    arbiter.cfg.set("graceful_timeout", seconds)
+
+
+def post_fork(_arbiter: Any, worker: Any) -> None:
+    """In each worker, first of all."""
+    _watch_boot(worker)
+    # aiohttp's worker would leave at once, without a word to those that are connected.
+    LINEAGE.max_requests, worker.max_requests = worker.max_requests, sys.maxsize
+
+
+def worker_exit(_arbiter: Any, worker: Any) -> None:
+    """In each worker, last of all: if it could not start, have only itself end, not the server.
+
+    Before any worker was ready, there is nothing to keep, and the operator is there to read why.
+    """
+    error = sys.exception()
+    failed = isinstance(error, SystemExit) and error.code in BOOT_ERRORS
+    # Gunicorn's master calls this as well, for a worker that it finds gone.
+    if os.getpid() == worker.pid and failed and LINEAGE.ever_ready:
+        logger.error("the other workers go on; the next attempt is in %d s", RETRY_S)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        signal.sigtimedwait(STOP_SIGNALS, RETRY_S)
+        raise SystemExit(RETRY_CODE)
+
+
+def _watch_boot(worker: Any) -> None:
+    """While a worker loads its models: tell the master that it lives, and obey a stop at once.
+
+    Signals are blocked for all other threads, because uvloop loses those that come before its loop
+    runs; `create_app` lets them through again.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+    def watch() -> None:
+        # `booted` is true for a moment before aiohttp's worker begins to load: two looks tell.
+        looks = 0
+        # The file that `notify` touches is closed when a worker ends that could not start.
+        with suppress(OSError, ValueError):
+            while looks < 2:  # noqa: PLR2004
+                looks = looks + 1 if worker.booted else 0
+                worker.notify()
+                if not worker.booted and signal.sigtimedwait(STOP_SIGNALS, 1):
+                    os._exit(0)
+
+    threading.Thread(target=watch, name="boot", daemon=True).start()

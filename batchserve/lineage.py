@@ -1,0 +1,78 @@
+"""Which reload a worker stems from, and what has become of the server since."""
+
+import mmap
+import struct
+import sys
+
+# Where what is in the shared memory: a number, two flags, and a flag for each generation.
+NEWEST, STOPPING, EVER_READY, READY = 0, 8, 9, 16
+GENERATIONS = 1024
+
+
+class Lineage:
+    """A page of memory that Gunicorn's master and its workers share, made before the first fork.
+
+    A *generation* is the workers that a start or a reload has forked, and those that replace them.
+    Each byte has one writer, or writers that agree, so that nothing needs a lock.
+
+    Attributes:
+        generation: of this process; a worker inherits its master's.
+        max_requests: after which this worker shall be replaced.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.max_requests = sys.maxsize
+        self._shared = mmap.mmap(-1, READY + GENERATIONS)
+
+    # What the master calls.
+
+    def announce_generation(self) -> None:
+        """From now on, workers are forked for a reload."""
+        self.generation += 1
+        self._shared[_ready(self.generation)] = 0
+        struct.pack_into("Q", self._shared, NEWEST, self.generation)
+
+    def announce_stop(self) -> None:
+        """The whole server stops; nobody follows."""
+        self._shared[STOPPING] = 1
+
+    # What a worker calls.
+
+    def announce_ready(self) -> None:
+        """A worker of this generation accepts connections."""
+        self._shared[_ready(self.generation)] = 1
+        self._shared[EVER_READY] = 1
+
+    @property
+    def superseded(self) -> bool:
+        """Whether there was a reload since this worker was forked."""
+        return self._newest > self.generation
+
+    @property
+    def followed(self) -> bool:
+        """Whether, after a reload, a worker of the newest generation has been ready."""
+        return self.superseded and bool(self._shared[_ready(self._newest)])
+
+    @property
+    def expects_successor(self) -> bool:
+        """Whether somebody will follow who is not ready yet."""
+        return self.superseded and not self.followed and not self._shared[STOPPING]
+
+    @property
+    def ever_ready(self) -> bool:
+        """Whether any worker of this server has ever been ready."""
+        return bool(self._shared[EVER_READY])
+
+    @property
+    def _newest(self) -> int:
+        newest: int = struct.unpack_from("Q", self._shared, NEWEST)[0]
+        return newest
+
+
+def _ready(generation: int) -> int:
+    return READY + generation % GENERATIONS
+
+
+# Imported by the master, so that its workers find the same memory here.
+LINEAGE = Lineage()

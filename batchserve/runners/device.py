@@ -1,0 +1,38 @@
+"""A device when something went wrong: is it full, is it gone, and giving its memory back."""
+
+import gc
+
+import torch
+
+# What torch raises as a plain RuntimeError: its allocator on the CPU, CUDA and MPS outside of its
+# own allocator, and cuBLAS where it finds no room for its workspace.
+OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this says that the memory, of the device or of the host, did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def give_memory_back(device: torch.device) -> None:
+    """Free what only cycles still hold, and let go of what torch keeps for later."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
+
+
+def answers(device: torch.device) -> bool:
+    """Whether a trivial operation on the device works; a CPU always answers.
+
+    After some errors, such as an illegal access, CUDA fails at everything until the process ends.
+    """
+    if device.type == "cpu":
+        return True
+    try:
+        # item() waits for the device.
+        (torch.ones(1, device=device) + 1).item()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the device did not answer
+        return ran_out_of_memory(error)
+    return True

@@ -1,0 +1,60 @@
+"""The worker's sockets: aiohttp's runner, which can leave in steps."""
+
+import asyncio
+import select
+import signal
+from typing import cast
+
+from aiohttp import web
+
+# How often to look whether the worker has begun to listen.
+LOOK_S = 0.05
+# Enough for the connections of a full backlog, if not for those that never cease to come.
+TURNS_TO_ACCEPT = 1000
+# To aiohttp, no time at all is any time.
+SHORTEST_S = 0.1
+# What is left of the process so long after its requests is stuck.
+STUCK_S = 5.0
+
+
+class Door(web.AppRunner):
+    """What a Gunicorn worker runs; a `batchserve.leaving.Door`."""
+
+    _closed = False
+
+    async def opened(self) -> None:
+        """Return once connections are accepted, or were."""
+        while not (self.addresses or self._closed):  # noqa: ASYNC110 - aiohttp does not tell
+            await asyncio.sleep(LOOK_S)
+
+    async def close(self) -> None:
+        """Stop listening, if possible while nobody waits: the last to close resets who does."""
+        for _ in range(TURNS_TO_ACCEPT):
+            if not self._somebody_waits():
+                break
+            await asyncio.sleep(0)
+        for site in self.sites:
+            await site.stop()
+        self._closed = True
+
+    def leave(self, within_s: float) -> None:
+        """Let aiohttp's worker finish, as on SIGQUIT.
+
+        Args:
+            within_s: how long it may wait for requests, and then again for their cancellation.
+        """
+        if self.server is not None:
+            # Before the loop turns: nothing more begins that would be answered with 503.
+            self.server.pre_shutdown()
+        self._shutdown_timeout = max(SHORTEST_S, within_s)
+        # The kernel ends even a process that waits for a thread in native code.
+        signal.setitimer(signal.ITIMER_REAL, 2 * self._shutdown_timeout + STUCK_S)
+        signal.raise_signal(signal.SIGQUIT)
+
+    def _somebody_waits(self) -> bool:
+        poll = select.poll()
+        for site in self.sites:
+            server = cast("asyncio.Server", site._server)  # noqa: SLF001 - as `addresses` does
+            for sock in server.sockets:
+                poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))

@@ -1,0 +1,212 @@
+"""One thread for the passes, which outlives their failures and which no process waits for."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+
+import pytest
+import pytest_asyncio
+import torch
+from torch import Tensor, nn
+
+from batchserve.runners.forward import Forward
+from batchserve.runners.thread import ThreadRunner
+from batchserve.tasks.tensor import TensorTask
+from tests.conftest import ROOT
+from tests.models import Double
+
+ITEM = torch.ones(3)
+
+
+class Held(nn.Module):
+    """Each pass waits, on its thread, until the test lets it go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+        self.threads: list[threading.Thread] = []
+
+    def forward(self, batch: Tensor) -> Tensor:
+        self.threads.append(threading.current_thread())
+        self.started.release()
+        self.gate.acquire()
+        return batch
+
+    async def wait_started(self) -> None:
+        await asyncio.to_thread(self.started.acquire)
+
+
+class Raises(nn.Module):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, batch: Tensor) -> Tensor:
+        raise self.error
+
+
+def runner_of(module: nn.Module) -> ThreadRunner:
+    return ThreadRunner(Forward(module, TensorTask(), torch.device("cpu"), torch.float32))
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _complaints() -> AsyncIterator[None]:
+    """Fail if anything is left for the loop, or for a thread, to complain about."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    threading.excepthook, before = complaints.append, threading.excepthook
+    yield
+    gc.collect()
+    threading.excepthook = before
+    assert not complaints
+
+
+async def test_passes_run_on_one_daemon_thread_of_their_own():
+    module = Held()
+    module.gate.release(3)
+    runner = runner_of(module)
+    for number in range(3):
+        (row,) = await runner.forward([ITEM * number])
+        assert row.tolist() == [number] * 3
+    assert len(set(module.threads)) == 1
+    thread = module.threads[0]
+    assert (thread.name, thread.daemon) == ("forward", True)
+    runner.close()
+
+
+async def test_the_loop_goes_on_during_a_pass():
+    module = Held()
+    runner = runner_of(module)
+    waiter = asyncio.create_task(runner.forward([ITEM]))
+    await module.wait_started()
+    assert not waiter.done()
+    module.gate.release()
+    assert len(await waiter) == 1
+    runner.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ZeroDivisionError(), ZeroDivisionError),
+        (SystemExit(1), SystemExit),
+        # A coroutine cannot raise this one; asyncio could not even put it into a future.
+        (StopIteration(), RuntimeError),
+    ],
+)
+async def test_whatever_a_pass_raises_comes_through_and_the_thread_lives(error, kind):
+    runner = runner_of(Raises(error))
+    for _ in range(2):
+        with pytest.raises(kind):
+            await runner.forward([ITEM])
+    runner.close()
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
+async def test_a_waiter_who_has_left_disturbs_nobody(error):
+    module = Held()
+    runner = runner_of(module)
+    if error is not None:
+        module.register_forward_hook(lambda *_: (_ for _ in ()).throw(error))
+    waiter = asyncio.create_task(runner.forward([ITEM]))
+    await module.wait_started()
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    assert waiter.cancelled()
+    module.gate.release(2)
+    with pytest.raises(ZeroDivisionError) if error else nullcontext():
+        assert len(await runner.forward([ITEM])) == 1
+    runner.close()
+
+
+async def test_a_pass_that_nobody_waits_for_any_more_is_not_begun():
+    module = Held()
+    runner = runner_of(module)
+    first, second = (asyncio.create_task(runner.forward([ITEM])) for _ in range(2))
+    await module.wait_started()
+    second.cancel()
+    await asyncio.wait([second])
+    module.gate.release(2)
+    await first
+    await runner.forward([ITEM])
+    assert len(module.threads) == 2
+    runner.close()
+
+
+async def test_close_waits_for_no_pass_and_the_thread_ends_with_it():
+    module = Held()
+    runner = runner_of(module)
+    waiter = asyncio.create_task(runner.forward([ITEM]))
+    await module.wait_started()
+    (thread,) = module.threads
+    runner.close()
+    assert thread.is_alive()
+    module.gate.release()
+    await waiter
+    await asyncio.to_thread(thread.join)
+    with pytest.raises(RuntimeError, match="closed"):
+        await runner.forward([ITEM])
+
+
+async def test_a_closed_loop_does_not_end_the_thread():
+    module = Held()
+    runner = runner_of(module)
+
+    async def leave_early() -> None:
+        waiter = asyncio.create_task(runner.forward([ITEM]))
+        await module.wait_started()
+        waiter.cancel()
+
+    await asyncio.to_thread(asyncio.run, leave_early())
+    module.gate.release(2)
+    assert len(await runner.forward([ITEM])) == 1
+    assert len(set(module.threads)) == 1
+    runner.close()
+
+
+async def test_nothing_of_a_batch_is_held_while_the_next_is_waited_for():
+    runner = runner_of(Double())
+    item = torch.ones(3)
+    rows = await runner.forward([item])
+    held = [weakref.ref(item), weakref.ref(rows[0])]
+    del item, rows
+    # The thread takes up the next pass only after it has let go of this one.
+    await runner.forward([ITEM])
+    gc.collect()
+    assert [one() for one in held] == [None, None]
+    runner.close()
+
+
+HANGS = """
+import asyncio, threading, torch
+from batchserve.runners.thread import ThreadRunner
+
+started = threading.Event()
+
+def forward(tensors):
+    started.set()
+    threading.Event().wait()
+
+async def main():
+    runner = ThreadRunner(forward)
+    waiter = asyncio.create_task(runner.forward([]))
+    await asyncio.to_thread(started.wait)
+    waiter.cancel()
+    runner.close()
+
+asyncio.run(main())
+print("ended")
+"""
+
+
+def test_a_process_with_a_pass_that_hangs_can_end():
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", HANGS], cwd=ROOT, capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"ended\n", b"")

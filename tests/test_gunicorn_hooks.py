@@ -1,0 +1,84 @@
+"""What Gunicorn's hooks do, without Gunicorn; `tests/e2e` has the whole."""
+
+import os
+import signal
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+
+from batchserve import gunicorn_hooks
+from batchserve.lineage import Lineage
+from batchserve.signals import STOP_SIGNALS
+
+
+@pytest.fixture(autouse=True)
+def lineage(monkeypatch: pytest.MonkeyPatch) -> Lineage:
+    """Return a lineage that is this test's own."""
+    own = Lineage()
+    monkeypatch.setattr(gunicorn_hooks, "LINEAGE", own)
+    monkeypatch.setattr(gunicorn_hooks, "RETRY_S", 0)
+    return own
+
+
+@pytest.fixture
+def arbiter() -> Any:
+    cfg = Config()
+    cfg.set("graceful_timeout", 25)
+    seen: list[int] = []
+    return SimpleNamespace(cfg=cfg, seen=seen, signal=lambda number, _frame: seen.append(number))
+
+
+@pytest.fixture
+def _signals_as_before():
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_is_announced_before_gunicorn_acts_on_it(arbiter, lineage, number):
+    worker = Lineage()
+    worker._shared = lineage._shared
+    gunicorn_hooks.when_ready(arbiter)
+    gunicorn_hooks.on_reload(arbiter)
+    assert arbiter.cfg.graceful_timeout == 0
+    signal.raise_signal(number)
+    assert arbiter.seen == [number]
+    assert arbiter.cfg.graceful_timeout == 25
+    assert (worker.superseded, worker.expects_successor) == (True, False)
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+def test_a_stop_without_a_reload_waits_as_configured(arbiter):
+    gunicorn_hooks.when_ready(arbiter)
+    signal.raise_signal(signal.SIGTERM)
+    assert arbiter.cfg.graceful_timeout == 25
+
+
+def end_worker(code: int, pid: int) -> int:
+    """Return the code with which a worker ends that wants to end with the one given."""
+    try:
+        try:
+            sys.exit(code)
+        finally:
+            gunicorn_hooks.worker_exit(None, SimpleNamespace(pid=pid))
+    except SystemExit as ended:
+        return int(str(ended.code))
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+@pytest.mark.parametrize(("code", "other_code"), [(0, 0), (1, 1), (3, 1), (4, 1)])
+def test_a_worker_that_cannot_start_does_not_end_a_server_that_has_been_ready(
+    lineage, code, other_code
+):
+    assert end_worker(code, os.getpid()) == code
+    lineage.announce_ready()
+    assert end_worker(code, os.getpid()) == other_code
+    # In the master, for a worker that is gone.
+    assert end_worker(code, os.getpid() + 1) == code
