@@ -1,6 +1,6 @@
 """Below and far above capacity: a server with only an SLO, and one with N and T, load by load.
 
-    python benchmarks/overload.py [--shipped] [--seconds 10] [--slo-ms 250] [--rounds 1]
+    python benchmarks/overload.py [--shipped | --sleeper] [--seconds 10] [--slo-ms 250] [--rounds 1]
 
 Two servers of the same model, with one worker each: ours is told `slo_ms` alone, the other one has
 `policy: fixed`, N=8, T=2 ms. Both get random traffic (Poisson, open loop) at 0.5, 0.9, 1.5 and 4
@@ -79,13 +79,15 @@ class Traffic:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shipped", action="store_true", help="the image model, with photos")
+    parser.add_argument("--sleeper", action="store_true", help="a model that takes no CPU time")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--slo-ms", type=float, default=250.0)
     parser.add_argument("--rounds", type=int, default=1, help="how often all loads come in turn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        model, body, kind = shipped(folder) if options.shipped else rounds(folder)
+        choose = shipped if options.shipped else sleeper if options.sleeper else rounds
+        model, body, kind = choose(folder)
         traffic = Traffic(body, kind, options.slo_ms, options.seconds)
         with console.status("starting the servers …"):
             ours = stack.enter_context(
@@ -197,6 +199,14 @@ def rounds(folder: Path) -> tuple[dict[str, Any], Path, str]:
     body.write_text(json.dumps({"input": [0.5] * 16}), encoding="utf-8")
     model = {"name": "rounds", "source": "bench_models:Rounds", "device": "cpu"}
     return {**model, "input_shape": [16]}, body, "application/json"
+
+
+def sleeper(folder: Path) -> tuple[dict[str, Any], Path, str]:
+    """As on an accelerator: what is measured is the server alone."""
+    body = folder / "body.json"
+    body.write_text(json.dumps({"input": [1, 0]}), encoding="utf-8")
+    model = {"name": "sleeper", "source": "bench_models:Witness", "device": "cpu"}
+    return {**model, "input_shape": [2]}, body, "application/json"
 
 
 def shipped(folder: Path) -> tuple[dict[str, Any], Path, str]:

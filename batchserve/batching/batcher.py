@@ -111,7 +111,6 @@ class Batcher:
         self.lost: str | None = None  # why this process cannot go on
         self._bucket_key = bucket_key
         self.passes = Passes(name, scheduler, runner, on_batch, on_fault, clock)
-        self._on_fault = on_fault
         self._hang_s = hang_s
         self._arriving: set[Arrival] = set()
         self._computing: Batch | None = None
@@ -287,7 +286,7 @@ class Batcher:
     def _lose(self, fault: Fault, reason: str) -> None:
         """Nothing will be computed any more: answer everybody, so that the process can go."""
         self.lost = reason
-        self._on_fault(fault)
+        self.passes.tell(fault)
         logger.critical("%s: %s", self, reason)
         self._fail_everything(NotReady(f"{self.name} is being replaced: {reason}"))
 

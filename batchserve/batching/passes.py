@@ -120,7 +120,7 @@ class Passes:
     def _resolve(self, batch: Batch, rows: Sequence[Any]) -> None:
         for item, row in zip(batch.items, rows, strict=True):
             if isinstance(row, Exception):
-                self._on_fault(Fault.INPUT)
+                self.tell(Fault.INPUT)
                 item.fail(ModelFailed(str(row)))
             elif not item.future.done():
                 item.future.set_result(row)
@@ -137,7 +137,7 @@ class Passes:
             self._name, len(batch), error, exc_info=error,
         )  # fmt: skip
         if isinstance(error, OutOfMemory):
-            self._on_fault(Fault.OUT_OF_MEMORY)
+            self.tell(Fault.OUT_OF_MEMORY)
             self._scheduler.memory.ran_out(batch.bucket_key, len(batch), self._clock())
         if len(batch) == 1:
             self._convict(batch, error)
@@ -149,7 +149,7 @@ class Passes:
     def _convict(self, batch: Batch, error: Exception) -> None:
         """The item of this batch has failed, and alone."""
         (item,) = batch.items
-        self._on_fault(Fault.INPUT)
+        self.tell(Fault.INPUT)
         self._quarantine.blame(fingerprint(item.tensor), self._clock())
         what = "ran out of memory" if isinstance(error, OutOfMemory) else "failed"
         item.fail(
@@ -159,6 +159,13 @@ class Passes:
             )
         )
         self._report(batch)
+
+    def tell(self, fault: Fault) -> None:
+        """Have a fault counted; whatever that comes to, it is no other fault."""
+        try:
+            self._on_fault(fault)
+        except Exception:
+            logger.exception("%s: a fault could not be counted", self._name)
 
     def _report(self, batch: Batch) -> None:
         try:

@@ -8,6 +8,7 @@ decoded, and what is known of the pass that is running.
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
 from batchserve.batching.admission import Backlog, check_places, check_promise
@@ -22,7 +23,7 @@ from batchserve.errors import Overloaded
 DECODE_WEIGHT = 0.1
 # An item that only a batch slower than this share of the best rate could save is late.
 WORTH_SAVING = 0.9
-# How late an item may be, as a share of what it was promised, before it is given up.
+# For how long a late item is still tried, as a share of what it was promised.
 LATENESS = 1.0
 # How cautious to be with those who were let in.
 DEVIATIONS_WHEN_ADMITTED = 1.5
@@ -67,12 +68,14 @@ class Scheduler:
             QueueFull: there is no place for them now.
             Overloaded: they would be late.
         """
-        if self.taken + count > self._max_queue_size:
-            self._give_up_late(self.taken + count - self._max_queue_size)
+        over = self.taken + count - self._max_queue_size
+        if over > self._late:
             backlog = self.backlog(now_s)
             check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
         if self.policy.keeps_promises and not self._is_surely_in_time(count, terms, now_s):
             check_promise(count, terms, now_s, self.backlog(now_s), self.cost)
+        if over > 0:
+            self._give_up_late(over)
 
     def terms_for(self, count: int, terms: Terms) -> Terms:
         """Return what is promised to so many items: more than a batch may take its own time."""
@@ -136,7 +139,7 @@ class Scheduler:
         """
         until_s = math.inf
         for bucket in list(self._buckets.values()):
-            self._give_up_latest(bucket, now_s)
+            self._give_up(bucket, now_s)
         for bucket in sorted(self._buckets.values(), key=self._turn_of):
             view = self._view(bucket, now_s, arriving, draining=draining)
             decision = self.policy.decide(bucket, view)
@@ -193,17 +196,19 @@ class Scheduler:
             tightest_s = min(due_s, item.terms.due_s)
             if self._is_dead(item, now_s):
                 self._pop(lane, now_s)
+            elif item.alone and items:
+                return items, CloseReason.FULL
             elif item.alone:
-                return items or [self._pop(lane, now_s)], CloseReason.FULL
+                self._shares.charge(priority)
+                return [self._pop(lane, now_s)], CloseReason.FULL
             elif tightest_s >= at_last_s or not self._is_late(
                 bucket, len(items) + 1, tightest_s, now_s
             ):
                 self._shares.charge(priority)
                 due_s = tightest_s
                 items.append(self._pop(lane, now_s))
-            elif self._is_hopeless(bucket, item, now_s):
-                bucket.late.append(self._pop(lane, now_s))
-                self.queued += 1
+            elif not items or self._is_hopeless(bucket, item, now_s):
+                self._put_late(bucket, self._pop(lane, now_s), now_s)
             else:
                 return items, CloseReason.DEADLINE
         self._fill_up_with_late(bucket, items, close.most, due_s, now_s)
@@ -251,6 +256,10 @@ class Scheduler:
             item.expire()
         return item.future.done()
 
+    @property
+    def _late(self) -> int:
+        return sum(len(bucket.late) for bucket in self._buckets.values())
+
     def _give_up_late(self, count: int) -> None:
         """Have late items give their places to those who can still be in time."""
         for bucket in list(self._buckets.values()):
@@ -261,17 +270,20 @@ class Scheduler:
                 item.fail(Overloaded("it could not be computed in time, and others need its place"))
             self._forget_if_empty(bucket)
 
-    def _give_up_latest(self, bucket: Bucket, now_s: float) -> None:
-        """Answer those who have been late for long; else they would wait as long as others come."""
-        while bucket.late and self._is_dead_late(bucket.late.first, now_s):
+    def _put_late(self, bucket: Bucket, item: Item, now_s: float) -> None:
+        # Nobody shall wait for ever behind those who are in time, nor take their places.
+        promised_s = LATENESS * (item.terms.due_s - item.queued_s)
+        a_pass_s = self.cost.bound(bucket.key, self.cost.knee(bucket.key))
+        patience_s = now_s + max(promised_s, a_pass_s)
+        item.terms = replace(item.terms, deadline_s=min(item.terms.deadline_s, patience_s))
+        bucket.late.append(item)
+        self.queued += 1
+
+    def _give_up(self, bucket: Bucket, now_s: float) -> None:
+        """Answer those that have been late for too long."""
+        while bucket.late and self._is_dead(bucket.late.first, now_s):
             self._pop(bucket.late, now_s)
         self._forget_if_empty(bucket)
-
-    def _is_dead_late(self, item: Item, now_s: float) -> bool:
-        promised_s = item.terms.due_s - item.queued_s
-        if now_s > item.terms.due_s + LATENESS * promised_s:
-            item.fail(Overloaded("it could not be computed in time, nor soon after that"))
-        return self._is_dead(item, now_s)
 
     def _forget_if_empty(self, bucket: Bucket) -> None:
         if not bucket:
@@ -302,9 +314,10 @@ class Scheduler:
         """Whether even one by one all would be computed in time: most often, and soon told."""
         if len(self._buckets) > 1:
             return False
+        key = next(iter(self._buckets), None)
         busy_s = self._busy_s(now_s)
         company = self._rate(now_s) * busy_s
-        items_s = (self.taken + count + company) * self.cost.bound(None, 1)
+        items_s = (self.taken + count + company) * self.cost.bound(key, 1)
         return now_s + busy_s + items_s + self._decode_s <= terms.due_s
 
     def backlog_s(self, now_s: float) -> float:

@@ -55,8 +55,6 @@ class Forward:
             RowCountError: the module returned more or fewer rows than it was given.
             Exception: whatever the module or the task raised.
         """
-        # OpenMP's number of threads is each thread's own; torch sets it when it is first asked.
-        torch.get_num_threads()
         try:
             return self._pass(tensors)
         except Exception as error:
@@ -72,6 +70,8 @@ class Forward:
 
     @torch.inference_mode()
     def _pass(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
+        # OpenMP's number of threads is each thread's own; torch sets it when it is first asked.
+        torch.get_num_threads()
         items = self._padded(tensors)
         batch = mapped(self._to_device, self._task.collate(items))
         inputs = mapped(self._to_precision, self._task.preprocess(batch))

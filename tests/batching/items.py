@@ -27,6 +27,10 @@ class Answer:
     def cancel(self) -> None:
         self.is_done = True
 
+    def set_exception(self, error: Exception) -> None:
+        assert not self.is_done
+        self.is_done = True
+
 
 def item(
     request: Hashable = "request",

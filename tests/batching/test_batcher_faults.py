@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from batchserve.batch import Fault
+from batchserve.errors import InternalError, NotReady
 from batchserve.runners.base import DeviceLost, OutOfMemory
 from batchserve.testing import FakeRunner, GatedRunner, run_virtual
 from tests.batching.clients import batching, submit
@@ -71,3 +72,20 @@ def test_a_lost_device_is_told_of_once():
 @pytest.mark.parametrize("values", [(1,), (1, 2, 3)])
 def test_a_pass_that_hangs_is_told_of_once(values):
     assert faults_of(GatedRunner(), *values) == [Fault.HUNG]
+
+
+@pytest.mark.parametrize("error", [ValueError(), DeviceLost()])
+def test_counting_faults_that_fails_hurts_nobody(error):
+    def broken(fault: Fault) -> None:
+        raise OSError("disk full")
+
+    async def main() -> list[type]:
+        runner = raising(error, if_any=2)
+        async with batching(runner, on_fault=broken) as batcher:
+            answers = await asyncio.gather(*submit(batcher, 1, 2, 3), return_exceptions=True)
+            return [type(answer) for answer in answers]
+
+    expected = NotReady if isinstance(error, DeviceLost) else torch.Tensor
+    types = run_virtual(main)
+    assert (types[0], types[2]) == (expected, expected)
+    assert InternalError not in types

@@ -121,6 +121,7 @@ def test_hup_with_a_broken_config_keeps_serving(launch, command, tmp_path: Path)
     wait_for(lambda: "the configuration stays as it was" in server.output(), server)
     # Workers are replaced all the same, and one that is killed is too.
     server.wait_ready(2)
+    wait_for(lambda: len(server.workers()) == 1, server)
     server.workers()[0].kill()
     server.wait_ready(3)
     assert server.post(json=BODY).status_code == 200

@@ -1,9 +1,11 @@
 """One forward pass: collated, prepared, run without gradients, checked, split."""
 
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,6 +97,33 @@ def test_an_image_stays_eight_bit_until_the_batch_is_on_the_device():
     task = ImageClassification(ImageConfig(resize=8, crop=8))
     assert task.example().dtype == torch.uint8
     assert task.preprocess(task.example()[None]).dtype == torch.float32
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_pass_obeys_the_number_of_threads_on_whatever_thread_it_runs():
+    """Otherwise OpenMP takes all cores there, and its threads spin for each other."""
+    forward = forward_of(nn.Linear(512, 512))
+    threads: list[int] = []
+
+    def run() -> None:
+        items = [torch.zeros(512)] * 8
+        threads.append(psutil.Process().num_threads())
+        forward(items)
+        threads.append(psutil.Process().num_threads())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    before, after = threads
+    assert after == before
 
 
 class Pairs(TensorTask):

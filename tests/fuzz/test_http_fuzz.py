@@ -1,0 +1,229 @@
+"""Bodies, headers, bytes of any kind: answered as documented or closed, and never hanging."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.live import EXAMPLES, Live, check, parse
+
+THINK_S = 0.1  # some of the bytes are the beginning of a request
+
+often = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+
+PATHS = [
+    *("/predict", "/models/colour/predict", "/models/tiny/versions/1/predict"),
+    *("/models/none/predict", "/models/tiny/versions/2/predict"),
+]
+KINDS = [
+    *("application/json", "image/png", "application/octet-stream", "text/plain", "application/x"),
+    *("multipart/form-data; boundary=B", "multipart/form-data", "application/json; charset=utf-16"),
+]
+# What a header may hold: no control characters, and nothing outside latin-1.
+header_text = st.text(
+    st.characters(min_codepoint=0x20, max_codepoint=0xFF, blacklist_categories=["Cc"]), max_size=50
+)
+numbers = st.floats() | st.integers() | st.integers(min_value=-(10**400), max_value=10**400)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=20,
+)
+tensors = st.lists(st.floats(width=32) | numbers, max_size=12)
+json_bodies = st.one_of(
+    st.fixed_dictionaries({"input": tensors | values}),
+    st.fixed_dictionaries({"inputs": st.lists(tensors, max_size=6) | values}),
+    values,
+)
+form_parts = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                *('name="file"', 'name="file"; filename="a.png"', 'name="other"', "name="),
+                *('name="file"\r\nContent-Transfer-Encoding: base64', "\r\nX: y", ""),
+                'name="file"\r\nContent-Type: multipart/mixed; boundary=C',
+                'name="file"\r\nContent-Encoding: gzip',
+            ]
+        ),
+        st.binary(max_size=50),
+    ),
+    max_size=4,
+)
+
+
+def form(parts: list[tuple[str, bytes]]) -> bytes:
+    heads = [
+        (f"--B\r\nContent-Disposition: form-data; {head}\r\n\r\n", data) for head, data in parts
+    ]
+    return b"".join(head.encode() + data + b"\r\n" for head, data in heads) + b"--B--\r\n"
+
+
+bodies = st.one_of(
+    st.binary(max_size=300),
+    json_bodies.map(lambda value: json.dumps(value).encode()),
+    form_parts.map(form),
+    st.integers(0, 100_000).map(lambda depth: b'{"input": ' + b"[" * depth + b"]" * depth + b"}"),
+    st.just(b" " * 400_000),
+)
+ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "identity": bytes,
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": bytes,
+    "gzip, gzip": bytes,
+}
+
+
+@st.composite
+def encoded(draw: Any) -> tuple[bytes, bytes]:
+    """Return a Content-Encoding header, or nothing, and a body that is most often of it."""
+    stated, actual = draw(st.sampled_from([*ENCODINGS])), draw(st.sampled_from([*ENCODINGS]))
+    body = draw(bodies)
+    if draw(st.booleans()):
+        actual = stated
+    header = f"\r\nContent-Encoding: {stated}".encode() if stated else b""
+    return header, ENCODINGS[actual](body)
+
+
+def in_chunks(body: bytes, sizes: list[int]) -> bytes:
+    chunks = []
+    for size in sizes:
+        chunk, body = body[:size], body[size:]
+        chunks.append(chunk)
+    chunks.append(body)
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks if chunk)
+    return framed + b"0\r\n\r\n"
+
+
+def head_of(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *headers]).encode("latin-1")
+
+
+@often
+@given(
+    path=st.sampled_from(PATHS),
+    kind=st.sampled_from(KINDS) | header_text,
+    body=encoded(),
+    chunks=st.none() | st.lists(st.integers(1, 50), max_size=5),
+)
+def test_any_body(server: Live, path: str, kind: str, body: tuple[bytes, bytes], chunks: Any):
+    header, content = body
+    if chunks is None:
+        framing = f"Content-Length: {len(content)}"
+    else:
+        framing, content = "Transfer-Encoding: chunked", in_chunks(content, chunks)
+    answer = server.request(head_of(path, f"Content-Type: {kind}", framing) + header, content)
+    if answer is not None:
+        check(answer)
+
+
+timeouts = st.sampled_from(["1", "0.001", "1e9", "1e308", "1e999", "-0", "0x10", "1_000", "٣"])
+
+
+@often
+@given(
+    timeout=header_text | timeouts.filter(str.isascii) | numbers.map(str),
+    priority=header_text | st.integers().map(str) | st.sampled_from(["bulk", "BULK", "²", "0"]),
+    request_id=header_text,
+    query=header_text.map(lambda text: text.replace(" ", "+")),
+)
+@example(timeout="1e308", priority="1", request_id="", query="")
+@example(timeout="5000", priority="²", request_id="", query="")
+@example(timeout="5000", priority="9" * 5000, request_id="", query="")
+def test_any_header_and_query(
+    server: Live, timeout: str, priority: str, request_id: str, query: str
+):
+    body = b'{"input": [1, 2]}'
+    head = head_of(
+        f"/models/numbers/predict{'?' + query if query else ''}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        f"X-Request-Timeout-Ms: {timeout}",
+        f"X-Priority: {priority}",
+        f"X-Request-Id: {request_id}",
+    )
+    answer = server.request(head, body)
+    if answer is not None:
+        check(answer)
+
+
+@often
+@given(
+    path=st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF), max_size=40),
+    method=st.sampled_from(["GET", "POST", "HEAD", "PUT", "OPTIONS", "TRACE", "CONNECT", "X"]),
+    query=st.sampled_from(["", "?last=1", "?last=", "?last=²", "?top_k=1&top_k=2", "?%ff"]),
+)
+@example(path="debug/batches", method="GET", query="?last=" + "9" * 5000)
+@example(path="docs/static/..%2f..%2fkeys", method="GET", query="")
+@example(path="docs/static/%00", method="GET", query="")
+def test_any_path(server: Live, path: str, method: str, query: str):
+    received = server.exchange(
+        f"{method} /{path}{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode(
+            "latin-1"
+        )
+    )
+    if received and method not in ("HEAD", "CONNECT"):
+        check(parse(received))
+
+
+GOOD = (
+    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 16\r\n\r\n{"input": [1.5]}'
+)
+CHUNKED = (
+    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+
+
+@st.composite
+def damaged(draw: Any) -> bytes:
+    """Return a good request, some bytes of which were cut, replaced, added or repeated."""
+    data = GOOD
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        end = draw(st.integers(start, min(len(data), start + 20)))
+        data = data[:start] + draw(st.binary(max_size=10) | st.just(data[:end])) + data[end:]
+    return data
+
+
+malformed = st.one_of(
+    st.binary(max_size=500),
+    damaged(),
+    st.integers(1, 20).map(lambda times: GOOD * times),
+    st.sampled_from(
+        [
+            b"",
+            b"\r\n" * 100,
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"GET /\r\n\r\n",
+            b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 2_000 + b"\r\n",
+            b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
+            b"POST /predict HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+            b"POST /predict HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n") + b"0\r\n\r\n",
+            CHUNKED + b"ffffffffffffffffff\r\n",
+            CHUNKED + b"zz\r\n\r\n",
+            CHUNKED + b"5\r\nhello",
+            b"POST /predict HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+            b"POST /predict HTTP/1.1\r\nExpect: 200-ok\r\nContent-Length: 5\r\n\r\nhello",
+            b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x05hello",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+        ]
+    ),
+)
+
+
+@often
+@given(sent=malformed)
+def test_any_bytes(server: Live, sent: bytes):
+    received = server.exchange(sent, THINK_S)
+    assert b"Traceback" not in received
+    assert b'File "' not in received
+    assert b"internal_error" not in received
