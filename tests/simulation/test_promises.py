@@ -19,7 +19,7 @@ MACHINES: dict[str, tuple[dict[int, float], float]] = {
     "short": ({1: 10.0, 16: 40.0}, 60.0),
 }
 NOISES = {"quiet": 0.0, "noisy": 0.15}
-REQUESTS = 1200
+REQUESTS = 1000
 
 
 def look(

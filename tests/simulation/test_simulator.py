@@ -125,7 +125,7 @@ def test_devices_share_the_requests_at_random():
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_with_batches_of_one_waits_are_those_of_pollaczek_and_khinchine(load: float):
     # M/D/1, busy for a share u of the time: on average a wait of u / (2 (1 - u)) passes.
-    outcome = study({1: 10.0}, None, load, 10_000, seed=1).look("fixed:1:0")
+    outcome = study({1: 10.0}, None, load, 6_000, seed=1).look("fixed:1:0")
     waits_s = [visit.latency_s - 0.010 for visit in outcome.run.visits]
     busy = outcome.summary.utilisation
     expected_s = 0.010 * busy / (2 * (1 - busy))
@@ -136,7 +136,7 @@ def test_with_batches_of_one_waits_are_those_of_pollaczek_and_khinchine(load: fl
 def test_noise_makes_waits_longer_by_its_variance():
     # M/G/1: the mean wait grows by 1 + c², the squared coefficient of variation of a pass.
     noise, load = 0.8, 0.6
-    outcome = study({1: 10.0}, None, load, 15_000, noise=noise, seed=2).look("fixed:1:0")
+    outcome = study({1: 10.0}, None, load, 8_000, noise=noise, seed=2).look("fixed:1:0")
     seconds = [one.seconds for one in outcome.run.passes]
     mean_s = sum(seconds) / len(seconds)
     squared = sum(one**2 for one in seconds) / len(seconds) / mean_s**2
