@@ -10,6 +10,9 @@ from batchserve.batching.cost import Cost
 from batchserve.batching.shares import WEIGHTS
 from batchserve.errors import Overloaded, QueueFull, TooLarge
 
+# Of the time that is left, no more is kept as a margin.
+MOST_MARGIN = 0.15
+
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
@@ -70,16 +73,27 @@ def check_promise(count: int, terms: Terms, now_s: float, backlog: Backlog, cost
     if backlog.is_empty:
         # Nobody is held up, and an estimate that is too high would never be put right.
         return
-    late_s = now_s + seconds_until_done(count, terms.priority, backlog, cost) - terms.due_s
-    if late_s > 0:
+    left_s = terms.due_s - now_s
+    expected_s = seconds_until_done(count, terms.priority, backlog, cost)
+    margin_s = cost.margin_s(expected_s)
+    if not is_in_time(expected_s, margin_s, left_s):
+        late_s = max(0.0, expected_s + min(margin_s, MOST_MARGIN * left_s) - left_s)
         raise Overloaded(
             f"the answer would come {late_s:.3g} s after it is due, because of what waits already",
             retry_after_s=whole_seconds(late_s),
         )
 
 
+def is_in_time(expected_s: float, margin_s: float, left_s: float) -> bool:
+    """Whether what is expected to take so long will be over in time, if some margin is kept.
+
+    On a machine on which nothing can be foretold, to be sure would be to let nobody in.
+    """
+    return expected_s + min(margin_s, MOST_MARGIN * left_s) <= left_s
+
+
 def seconds_until_done(count: int, priority: Priority, backlog: Backlog, cost: Cost) -> float:
-    """Return after how many seconds so many new items will hardly be unanswered.
+    """Return after how many seconds so many new items are expected to be answered.
 
     Their last pass will be shared by those who come until it starts; if it were taken for a small
     one, whoever is let in would reach the head of the queue with no time left for a full batch.
@@ -93,13 +107,15 @@ def seconds_until_done(count: int, priority: Priority, backlog: Backlog, cost: C
     before = (position - 1) // knee * knee
     waiting_s = cost.seconds_for(own, before)
     waiting_s += sum(cost.seconds_for(key, items) for key, items in ahead.items())
-    starts_s = max(backlog.decode_s, backlog.busy_s + cost.caution * waiting_s)
-    if not before and starts_s + cost.bound(own, position) > backlog.slack_s.get(own, math.inf):
+    starts_s = max(backlog.decode_s, backlog.busy_s + waiting_s)
+    left_s = backlog.slack_s.get(own, math.inf)
+    joined_s = starts_s + cost.seconds(own, position)
+    if not before and not is_in_time(joined_s, cost.margin_s(joined_s), left_s):
         # With the newcomer in it, the next batch would be late; so it will go without.
-        starts_s += cost.bound(own, position - 1)
+        starts_s += cost.seconds(own, position - 1)
         before = position - 1
     company = math.ceil(starts_s * backlog.rate)
-    return starts_s + cost.bound(own, min(knee, position - before + company))
+    return starts_s + cost.seconds(own, min(knee, position - before + company))
 
 
 def items_ahead(count: int, priority: Priority, loads: Mapping[Priority, Load]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
-from batchserve.batching.admission import Backlog, check_places, check_promise
+from batchserve.batching.admission import Backlog, check_places, check_promise, is_in_time
 from batchserve.batching.bucket import Bucket, Lane, Load
 from batchserve.batching.cost import Cost
 from batchserve.batching.memory_limit import MemoryLimit
@@ -83,7 +83,8 @@ class Scheduler:
         if count <= usual:
             return terms
         own_s, usual_s = self.cost.seconds_for(None, count), self.cost.seconds(None, usual)
-        return terms.postponed(self.cost.caution * (own_s - usual_s))
+        more_s = own_s - usual_s
+        return terms.postponed(more_s + self.cost.margin_s(more_s))
 
     def hold(self, request: Hashable, count: int, priority: Priority) -> None:
         """Hold places for a request while it is decoded."""
@@ -226,13 +227,14 @@ class Scheduler:
 
     def _is_late(self, bucket: Bucket, size: int, due_s: float, now_s: float) -> bool:
         """Whether a batch of this size, begun now, would miss this time."""
+        expected_s = self.cost.seconds(bucket.key, size)
         # Admission has been cautious; to be so again would shrink batches, and make others late.
-        seconds = self.cost.bound(bucket.key, size, DEVIATIONS_WHEN_ADMITTED)
-        return self.policy.keeps_promises and now_s + seconds > due_s
+        margin_s = self.cost.margin_s(expected_s, DEVIATIONS_WHEN_ADMITTED)
+        return self.policy.keeps_promises and not is_in_time(expected_s, margin_s, due_s - now_s)
 
     def _is_hopeless(self, bucket: Bucket, item: Item, now_s: float) -> bool:
         """Whether an item cannot be in time at all, or only in a batch that holds up the rest."""
-        size = min(self.cost.size_worth(bucket.key, WORTH_SAVING), len(bucket))
+        size = min(self.cost.size_worth(bucket.key, WORTH_SAVING, self.cost.largest), len(bucket))
         return self._is_late(bucket, size, item.terms.due_s, now_s)
 
     def _put(self, item: Item) -> None:
@@ -317,8 +319,9 @@ class Scheduler:
         key = next(iter(self._buckets), None)
         busy_s = self._busy_s(now_s)
         company = self._rate(now_s) * busy_s
-        items_s = (self.taken + count + company) * self.cost.bound(key, 1)
-        return now_s + busy_s + items_s + self._decode_s <= terms.due_s
+        items = self.taken + count + company
+        expected_s = busy_s + items * self.cost.seconds(key, 1) + self._decode_s
+        return is_in_time(expected_s, self.cost.margin_s(expected_s), terms.due_s - now_s)
 
     def backlog_s(self, now_s: float) -> float:
         """Return how long it takes to compute what is running and what waits."""
