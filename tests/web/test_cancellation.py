@@ -75,9 +75,10 @@ async def test_ten_thousand_clients_that_hang_up_leave_no_trace(serve, blockbust
         await hang_up(client, AT_A_TIME)
     after, rss_after = await things(), psutil.Process().memory_info().rss
     assert batcher.scheduler.taken == 0
-    # Those that are in the pass.
-    assert (after[Arrival], after[Item]) == (1, 1)
-    assert after - before < Counter(dict.fromkeys(after, 50)), "something is left of each"
+    assert after[Arrival] <= before[Arrival]
+    assert after[Item] <= before[Item]
+    more = {kind: count for kind, count in (after - before).items() if count > AT_A_TIME}
+    assert more == {}, "something is left of each"
     assert rss_after - rss_before < 1000 * CLIENTS
 
     # None of them is computed, and the next one is.

@@ -693,6 +693,9 @@ async def test_a_full_queue(serve):
     third = await client.post("/predict", **double(3))
     await check_error(third, 503, "queue_full", "max_queue_size=1")
     check_retry_after(third)
+    # Whoever looks after the server is never turned away.
+    for path in ("/livez", "/readyz", "/metrics", "/models"):
+        assert (await client.get(path)).status == 200
 
     for _ in range(3):
         runner.release()

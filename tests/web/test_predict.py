@@ -255,7 +255,7 @@ async def test_server_timing_tells_the_time_in_the_queue(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1})
     runner, batcher = gate(client), batcher_of(client)
     now_s = 0.0
-    batcher.clock = lambda: now_s
+    batcher.clock = batcher.passes._clock = lambda: now_s
     first = asyncio.create_task(client.post("/predict", **number(1)))
     await runner.wait_started()
     second = asyncio.create_task(client.post("/predict", **number(2)))
