@@ -98,9 +98,9 @@ class Soak:
             # Killed meanwhile, perhaps.
             with suppress(psutil.Error):
                 used = await asyncio.to_thread(process.memory_full_info)
-                # One that has just been killed has none.
-                if used.pss:
-                    self.memory.setdefault(process.pid, []).append((at_s, used.pss / 2**20))
+                # What is shared with others changes as they come and go. One just killed has none.
+                if used.uss:
+                    self.memory.setdefault(process.pid, []).append((at_s, used.uss / 2**20))
 
     async def left_over(self) -> float:
         """Return what the gauges say of items in the queue or in a pass, once all is answered."""
@@ -213,11 +213,11 @@ def describe_memory(
     steady = [used for at_s, used in samples if at_s <= first_s + steady_s]
     third = len(steady) // 3
     if samples[0][0] > first_s or not third:
-        console.print(f"{name} {pid}: {megabytes[0]:.1f} to {megabytes[-1]:.1f} MB (PSS)")
+        console.print(f"{name} {pid}: {megabytes[0]:.1f} to {megabytes[-1]:.1f} MB (USS)")
         return None
     before, after = sum(steady[third : 2 * third]) / third, sum(steady[-third:]) / third
     console.print(
-        f"{name} {pid}: {megabytes[0]:.1f} to {megabytes[-1]:.1f} MB (PSS); after warm-up and "
+        f"{name} {pid}: {megabytes[0]:.1f} to {megabytes[-1]:.1f} MB (USS); after warm-up and "
         f"without kills {before:.1f} to {after:.1f} MB, {after / before - 1:+.2%}"
     )
     return after / before - 1
