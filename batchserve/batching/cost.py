@@ -188,12 +188,14 @@ class Cost:
         ratio = min(max(seconds / expected_s, 1 / MOST_SURPRISE), MOST_SURPRISE)
         if curve.passes < OBSERVATIONS_TO_TRUST:
             # Nothing is known of these items yet, so it is they who surprise, not the machine.
-            curve.scale((seconds / expected_s) ** (1 / (curve.passes + 1)))
+            curve.scale((self._drift.usual(seconds) / usual_s) ** (1 / (curve.passes + 1)))
         elif curve.is_stale(size):
             curve.bend(size, STALE_WEIGHT * math.log(ratio))
         else:
             self._drift.observe(usual_s, ratio * expected_s)
-            curve.bend(size, CURVE_WEIGHT * math.log(ratio))
+            # What the machine does not explain is news about this size.
+            unexplained = ratio * expected_s / self._drift.seconds(usual_s)
+            curve.bend(size, CURVE_WEIGHT * math.log(unexplained))
             self._deviation += DEVIATION_WEIGHT * (abs(ratio - 1) - self._deviation)
         self._found.clear()
         curve.count(size)
@@ -232,6 +234,7 @@ class Cost:
         guess = self._curve(None)
         if guess is None:
             return Curve.from_one_pass(size, seconds, self.largest)
-        # The seed was measured for the first bucket that comes, most likely.
-        is_first = not self._curves
-        return Curve(dict(zip(guess.sizes, guess.seconds, strict=True)), trusted=is_first)
+        # The seed was measured for the first bucket that comes, if that does not look otherwise.
+        ratio = seconds / self._drift.seconds(guess.at(size))
+        trusted = not self._curves and 1 / MOST_SURPRISE < ratio < MOST_SURPRISE
+        return Curve(dict(zip(guess.sizes, guess.seconds, strict=True)), trusted=trusted)

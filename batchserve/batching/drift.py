@@ -7,9 +7,11 @@ then look worth trying, and show what is true; the opposite belief would never b
 """
 
 # What is left of a pass's weight after the next one.
-FADE = 0.9
+FADE = 0.95
+# However fast the machine has become, larger batches take longer.
+LEAST_PACE = 0.1
 # Passes that would have to be seen to believe, half and half, in another a and in another b.
-FAITH_IN_PACE, FAITH_IN_NO_STALLS = 4.0, 0.5
+FAITH_IN_PACE, FAITH_IN_NO_STALLS = 1.0, 0.125
 
 
 class Drift:
@@ -29,6 +31,10 @@ class Drift:
         # Far from what was seen, the line may lead below what can be.
         return max(self._pace * usual_s + self._stall_s, usual_s / 4)
 
+    def usual(self, seconds: float) -> float:
+        """Return what a pass takes usually that takes so long now."""
+        return max((seconds - self._stall_s) / self._pace, seconds / 4)
+
     def observe(self, usual_s: float, seconds: float) -> None:
         """Learn from a pass."""
         excess_s = seconds - usual_s
@@ -44,9 +50,8 @@ class Drift:
         slope = self._usual_squared * (1 + FAITH_IN_PACE / self._passes)
         level = self._passes + FAITH_IN_NO_STALLS
         determinant = slope * level - self._usual**2
-        self._pace = 1 + (
-            (self._usual_times_excess * level - self._excess * self._usual) / determinant
-        )
+        slower = self._usual_times_excess * level - self._excess * self._usual
+        self._pace = max(1 + slower / determinant, LEAST_PACE)
         self._stall_s = (
             self._excess * slope - self._usual_times_excess * self._usual
         ) / determinant

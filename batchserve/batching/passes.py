@@ -78,6 +78,10 @@ class Passes:
             part = self._alive(parts.pop())
             if not part.items:
                 continue
+            if len(part) > self._scheduler.memory.of(part.bucket_key, self._clock()):
+                # Memory has run out with a smaller one meanwhile.
+                parts += _halves(part)
+                continue
             outcome = await self._forward(part)
             if isinstance(outcome, Exception):
                 parts += self._halve(part, outcome)
@@ -118,6 +122,7 @@ class Passes:
         return rows
 
     def _resolve(self, batch: Batch, rows: Sequence[Any]) -> None:
+        self._quarantine.succeeded(self._clock())
         for item, row in zip(batch.items, rows, strict=True):
             if isinstance(row, Exception):
                 self.tell(Fault.INPUT)
@@ -142,9 +147,7 @@ class Passes:
         if len(batch) == 1:
             self._convict(batch, error)
             return []
-        middle = len(batch) // 2
-        halves = batch.items[middle:], batch.items[:middle]
-        return [Batch(half, CloseReason.RETRY, batch.formed_s) for half in halves]
+        return _halves(batch)
 
     def _convict(self, batch: Batch, error: Exception) -> None:
         """The item of this batch has failed, and alone."""
@@ -172,3 +175,9 @@ class Passes:
             self._on_batch(batch)
         except Exception:
             logger.exception("%s: a batch could not be counted", self._name)
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    middle = len(batch) // 2
+    halves = batch.items[middle:], batch.items[:middle]
+    return [Batch(half, CloseReason.RETRY, batch.formed_s) for half in halves]

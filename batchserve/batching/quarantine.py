@@ -1,11 +1,12 @@
 """Inputs that made a forward pass fail all by themselves, known again when they come back."""
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
-# Once: it may have been chance, and travels alone. Twice: it is not computed again.
+# Once: it may have been chance, and travels alone. Twice: it is not computed again for a while.
 ALONE, REFUSED = 1, 2
-FORGET_S = 600.0
+FORGET_S = 60.0
 MOST_INPUTS = 1024
 
 
@@ -20,9 +21,10 @@ class Quarantine:
 
     def __init__(self) -> None:
         self._guilty: OrderedDict[int, _Offences] = OrderedDict()
+        self._succeeded_s = -math.inf
 
     def offences(self, fingerprint: int, now_s: float) -> int:
-        """Return how often this input was guilty in the last ten minutes."""
+        """Return how often this input was guilty lately."""
         known = self._guilty.get(fingerprint)
         if known is None:
             return 0
@@ -32,12 +34,22 @@ class Quarantine:
         return known.count
 
     def blame(self, fingerprint: int, now_s: float) -> None:
-        """This input has failed alone."""
-        count = self.offences(fingerprint, now_s) + 1
-        self._guilty[fingerprint] = _Offences(count, now_s)
+        """This input has failed alone.
+
+        It counts as another time only if a pass has succeeded since the last: where everything
+        fails, it is the model.
+        """
+        before = self._guilty.get(fingerprint)
+        offences = self.offences(fingerprint, now_s)
+        is_another = before is None or not offences or self._succeeded_s >= before.last_s
+        self._guilty[fingerprint] = _Offences(offences + is_another, now_s)
         self._guilty.move_to_end(fingerprint)
         if len(self._guilty) > MOST_INPUTS:
             self._guilty.popitem(last=False)
+
+    def succeeded(self, now_s: float) -> None:
+        """A pass has succeeded, whoever was in it."""
+        self._succeeded_s = now_s
 
     def absolve(self, fingerprint: int) -> None:
         """This input has been computed after all."""

@@ -33,7 +33,7 @@ def cost_of(seed: dict[int, float]) -> Cost:
     for _ in range(500):
         for size, seconds in seed.items():
             cost.observe("key", size, seconds)
-    assert cost.caution == pytest.approx(1.0)
+    assert cost.margin_s(1.0) == pytest.approx(0.0)
     return cost
 
 

@@ -56,8 +56,8 @@ def test_each_pass_that_runs_out_of_memory_is_told_of():
             raise OutOfMemory
         return list(tensors)
 
-    # Of 4, of 2, and of the other 2.
-    assert faults_of(FakeRunner(rows=rows), 1, 2, 3, 4) == 3 * [Fault.OUT_OF_MEMORY]
+    # Of 4 and of 2; then it is known that 2 are too many.
+    assert faults_of(FakeRunner(rows=rows), 1, 2, 3, 4) == 2 * [Fault.OUT_OF_MEMORY]
 
 
 def test_an_item_too_large_for_the_memory_is_at_fault_itself():

@@ -1,11 +1,11 @@
-"""The cost: a curve for each bucket, times the machine's present speed."""
+"""The cost: a curve for each bucket, and how the machine's present pace differs from it."""
 
 import random
 from collections.abc import Callable
 
 import pytest
 
-from batchserve.batching.cost import FIRST_DEVIATION, MOST_BUCKETS, TRY_EVERY, Cost, Curve
+from batchserve.batching.cost import FIRST_DEVIATION, MOST_BUCKETS, TRY_EVERY, Cost
 
 N = 16
 SIZES = (1, 2, 4, 8, 16)
@@ -36,7 +36,7 @@ def test_before_the_first_pass_it_knows_nothing():
     cost = Cost(N)
     assert not cost.is_known
     assert (cost.seconds("key", 4), cost.bound("key", 4), cost.seconds_for("key", 99)) == (0, 0, 0)
-    assert (cost.knee("key"), cost.limit("key", 7), cost.size_worth("key", 0.5)) == (N, 7, 1)
+    assert (cost.knee("key"), cost.limit("key", 7), cost.size_worth("key", 0.5, 7)) == (N, 7, 7)
 
 
 def test_the_warm_up_tells_what_any_bucket_costs():
@@ -109,8 +109,8 @@ def test_a_gain_within_the_noise_is_not_worth_a_larger_batch():
 def test_the_size_that_is_worth_its_while_is_smaller_than_the_best():
     # Items per second: 91, 167, 286, 444, 615.
     cost = Cost(N, seed())
-    assert cost.size_worth("key", 0.5) == 8
-    assert cost.size_worth("key", 0.4) == 4
+    assert cost.size_worth("key", 0.5, N) == 8
+    assert cost.size_worth("key", 0.4, N) == 4
 
 
 def test_the_knee_is_learned_while_running():
@@ -119,7 +119,7 @@ def test_the_knee_is_learned_while_running():
 
     cost = seeded()
     assert cost.knee("key") == 16
-    for _ in range(30):
+    for _ in range(60):
         for size in SIZES:
             cost.observe("key", size, steep(size))
     assert cost.knee("key") == 4
@@ -161,24 +161,52 @@ def test_a_size_that_is_far_too_slow_is_not_tried():
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("factor", [2.0, 0.5])
-def test_a_change_of_the_machines_speed_is_followed_within_ten_passes_for_all_sizes(size, factor):
+def test_a_change_of_the_machines_speed_is_followed_within_twenty_passes(size, factor):
     cost = seeded()
-    for _ in range(10):
+    for _ in range(20):
         cost.observe("key", size, factor * usual(size))
-    for other in SIZES:
-        expected = factor * usual(other)
-        assert cost.seconds("key", other) == pytest.approx(expected, rel=0.2), other
-        assert cost.bound("key", other) >= expected
+    assert cost.seconds("key", size) == pytest.approx(factor * usual(size), rel=0.15)
+    assert cost.bound("key", size) >= factor * usual(size)
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5])
+def test_once_two_sizes_have_shown_it_it_is_followed_for_all(factor):
+    cost = seeded()
+    for _ in range(30):
+        for size in (2, 16):
+            cost.observe("key", size, factor * usual(size))
+    for size in SIZES:
+        assert cost.seconds("key", size) == pytest.approx(factor * usual(size), rel=0.25), size
+
+
+def test_stalls_are_told_from_a_slow_machine():
+    cost = seeded()
+    for _ in range(30):
+        for size in (2, 16):
+            cost.observe("key", size, 0.015 + usual(size))
+    for size in SIZES:
+        assert cost.seconds("key", size) == pytest.approx(0.015 + usual(size), rel=0.25), size
+    # Shared by more, a stall costs each of them less.
     assert cost.knee("key") == N
+
+
+def test_while_only_small_batches_are_slow_larger_ones_look_worth_a_try():
+    cost = seeded()
+    for _ in range(40):
+        cost.observe("key", 1, 10 * usual(1))
+    stall_s = 9 * usual(1)
+    assert cost.seconds("key", 1) == pytest.approx(10 * usual(1), rel=0.1)
+    assert cost.seconds("key", 16) < usual(16) + 1.5 * stall_s
 
 
 def test_a_change_of_speed_is_followed_by_all_buckets():
     cost = seeded()
     for _ in range(5):
         cost.observe("other", 4, 3 * usual(4))
-    for _ in range(10):
-        cost.observe("key", 8, 2 * usual(8))
-    assert cost.seconds("other", 4) == pytest.approx(2 * 3 * usual(4), rel=0.2)
+    for _ in range(15):
+        for size in (2, 8):
+            cost.observe("key", size, 2 * usual(size))
+    assert cost.seconds("other", 4) == pytest.approx(2 * 3 * usual(4), rel=0.35)
 
 
 def test_one_outlier_is_damped():
@@ -186,7 +214,7 @@ def test_one_outlier_is_damped():
     cost.observe("key", 8, 100 * usual(8))
     for size in SIZES:
         assert usual(size) <= cost.seconds("key", size) < 1.5 * usual(size)
-    for _ in range(10):
+    for _ in range(30):
         cost.observe("key", 8, usual(8))
     assert cost.seconds("key", 8) == pytest.approx(usual(8), rel=0.05)
 
@@ -202,7 +230,7 @@ def test_the_bound_is_above_nearly_all_passes(noise):
         if number >= 200:
             above += seconds > cost.bound("key", size)
         cost.observe("key", size, seconds)
-    assert above <= 0.02 * passes
+    assert above <= 0.04 * passes
 
 
 def test_the_bound_is_close_where_passes_take_always_the_same():
@@ -250,9 +278,10 @@ def test_no_more_buckets_are_remembered_than_a_bound_and_those_in_use_stay():
     assert cost.seconds("in use", 4) == pytest.approx(7 * usual(4), rel=0.2)
 
 
-def test_a_curve_remembers_no_more_than_a_bound():
-    curve = Curve(seed(), trusted=True)
+def test_what_was_reckoned_is_forgotten_with_the_next_pass():
+    cost = seeded()
     for most in range(1, N + 1):
-        for _ in range(10):
-            curve.knee(most)
-    assert len(curve._smallest) <= N
+        cost.limit("key", most)
+    assert len(cost._found) <= N + 1
+    cost.observe("key", 1, usual(1))
+    assert len(cost._found) <= 1

@@ -53,7 +53,8 @@ def test_out_of_memory_is_retried_in_halves_and_everybody_is_answered():
             assert await answers_of(submit(batcher, *sent)) == sent
             await turns()
             check_empty(batcher)
-        assert sizes(runner) == [16, 8, 4, 2, 2, 4, 2, 2, 8, 4, 2, 2, 4, 2, 2]
+        # Once it is known that 4 are too many, no more than 2 are tried.
+        assert sizes(runner) == [16, 8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
 
     run_virtual(main)
 

@@ -273,17 +273,19 @@ def test_who_was_guilty_twice_is_refused_without_a_pass_until_that_is_forgotten(
     async def main() -> None:
         runner = FakeRunner(rows=poisoned)
         async with batching(runner) as batcher:
-            for _ in range(2):
-                await answers_of(submit(batcher, -1.0))
-            assert len(runner.batches) == 2
+            await answers_of(submit(batcher, -1.0))
+            await answers_of(submit(batcher, 5.0))
+            await asyncio.sleep(1.0)
+            await answers_of(submit(batcher, -1.0))
+            assert len(runner.batches) == 3
             one, error, two = await answers_of(submit(batcher, 1.0, -1.0, 2.0))
             assert (one, two) == (10.0, 20.0)
             assert isinstance(error, ModelFailed)
             assert "twice" in str(error)
-            assert values(runner)[2:] == [[1.0, 2.0]]
+            assert values(runner)[3:] == [[1.0, 2.0]]
             await asyncio.sleep(FORGET_S + 1)
             await answers_of(submit(batcher, -1.0))
-            assert values(runner)[3:] == [[-1.0]]
+            assert values(runner)[4:] == [[-1.0]]
             await turns()
             check_empty(batcher)
 

@@ -13,6 +13,7 @@ def test_once_is_alone_and_twice_is_refused():
     quarantine = Quarantine()
     quarantine.blame(7, 0.0)
     assert quarantine.offences(7, 1.0) == ALONE
+    quarantine.succeeded(1.5)
     quarantine.blame(7, 2.0)
     assert quarantine.offences(7, 3.0) == REFUSED
     assert quarantine.offences(8, 3.0) == 0
@@ -29,6 +30,7 @@ def test_an_offence_is_forgotten_and_leaves_nothing():
 def test_time_counts_from_the_last_offence():
     quarantine = Quarantine()
     quarantine.blame(7, 0.0)
+    quarantine.succeeded(1.0)
     quarantine.blame(7, FORGET_S - 1)
     assert quarantine.offences(7, FORGET_S + 1) == REFUSED
 
@@ -55,6 +57,13 @@ def test_no_more_inputs_are_remembered_than_a_bound_and_the_last_ones_stay():
         quarantine.blame(fingerprint, 0.0)
         quarantine.blame(-1, 0.0)
     assert len(quarantine) == MOST_INPUTS
-    assert quarantine.offences(-1, 0.0) >= REFUSED
+    assert quarantine.offences(-1, 0.0) == ALONE
     assert quarantine.offences(2 * MOST_INPUTS - 1, 0.0) == ALONE
     assert quarantine.offences(0, 0.0) == 0
+
+
+def test_where_nothing_succeeds_it_is_the_model_and_nobody_is_refused():
+    quarantine = Quarantine()
+    for number in range(5):
+        quarantine.blame(7, float(number))
+    assert quarantine.offences(7, 5.0) == ALONE
