@@ -77,7 +77,10 @@ class Forward:
         inputs = mapped(self._to_precision, self._task.preprocess(batch))
         output = self._task.postprocess(_call(self._module, inputs))
         rows = rows_of(output, len(items))[: len(tensors)]
-        return without_infinities(rows) if self._task.finite_rows else rows
+        # Once for the batch: an operation for each row would ask for the GIL each time.
+        if self._task.finite_rows and not is_finite(output):
+            return without_infinities(rows)
+        return rows
 
     def _padded(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if self.pad_to is None:
@@ -131,9 +134,13 @@ def rows_of(output: Any, count: int) -> list[Any]:
 def without_infinities(rows: list[Any]) -> list[Any]:
     """Put a `RowFault` in the place of each row that holds NaN or infinity."""
     fault = RowFault("the model's answer to this input is not finite (NaN or infinity)")
-    return [row if all(map(_is_finite, tensors_in(row))) else fault for row in rows]
+    return [row if is_finite(row) else fault for row in rows]
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(output: Any) -> bool:
+    """Whether no tensor in an output holds NaN or infinity."""
     # A finite sum has finite terms, and costs a fifth; one that is not may just have overflowed.
-    return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
+    return all(
+        math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
+        for tensor in tensors_in(output)
+    )

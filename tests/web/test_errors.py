@@ -632,6 +632,8 @@ async def test_an_item_that_failed_twice_is_not_computed_again(serve):
     for _ in range(2):
         response = await client.post("/predict", **double(-1))
         await check_error(response, 500, "model_failed", "log")
+        # It is not the model that is at fault.
+        assert (await client.post("/predict", **double(1))).status == 200
     runner = gate(client)
     response = await client.post("/predict", **double(-1))
     await check_error(response, 500, "model_failed", "twice")
