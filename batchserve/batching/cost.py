@@ -188,7 +188,8 @@ class Cost:
         ratio = min(max(seconds / expected_s, 1 / MOST_SURPRISE), MOST_SURPRISE)
         if curve.passes < OBSERVATIONS_TO_TRUST:
             # Nothing is known of these items yet, so it is they who surprise, not the machine.
-            curve.scale((self._drift.usual(seconds) / usual_s) ** (1 / (curve.passes + 1)))
+            # The first one may have compiled something; later ones replace it rather than average.
+            curve.scale((self._drift.usual(seconds) / usual_s) ** (1 / min(curve.passes + 1, 2)))
         elif curve.is_stale(size):
             curve.bend(size, STALE_WEIGHT * math.log(ratio))
         else:

@@ -56,6 +56,7 @@ class Passes:
 
         Whoever did so once is marked to travel alone.
         """
+        self._quarantine.forget(now_s)
         if not self._quarantine:
             return list(items)
         for item in items:

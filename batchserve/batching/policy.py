@@ -134,7 +134,8 @@ class AdaptivePolicy:
     def _pays_until(self, bucket: Bucket, view: View) -> float:
         cost, key, size = view.cost, bucket.key, len(bucket)
         oldest = bucket.oldest
-        saving_s = math.inf
+        # While nothing is known, T is all there is to go by.
+        saving_s = self.max_wait_s if self.max_wait_s < math.inf else 0.0
         if cost.is_known:
             apart = cost.seconds(key, size) + cost.seconds(key, 1)
             saving_s = max(0.0, apart - cost.seconds(key, size + 1))

@@ -23,6 +23,14 @@ class Quarantine:
         self._guilty: OrderedDict[int, _Offences] = OrderedDict()
         self._succeeded_s = -math.inf
 
+    def forget(self, now_s: float) -> None:
+        """Forget whoever was guilty long ago: as long as anybody is known, all are looked at."""
+        while self._guilty:
+            oldest = next(iter(self._guilty.values()))
+            if now_s - oldest.last_s <= FORGET_S:
+                return
+            self._guilty.popitem(last=False)
+
     def offences(self, fingerprint: int, now_s: float) -> int:
         """Return how often this input was guilty lately."""
         known = self._guilty.get(fingerprint)

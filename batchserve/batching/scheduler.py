@@ -74,8 +74,6 @@ class Scheduler:
             check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
         if self.policy.keeps_promises and not self._is_surely_in_time(count, terms, now_s):
             check_promise(count, terms, now_s, self.backlog(now_s), self.cost)
-        if over > 0:
-            self._give_up_late(over)
 
     def terms_for(self, count: int, terms: Terms) -> Terms:
         """Return what is promised to so many items: more than a batch may take its own time."""
@@ -87,7 +85,8 @@ class Scheduler:
         return terms.postponed(more_s + self.cost.margin_s(more_s))
 
     def hold(self, request: Hashable, count: int, priority: Priority) -> None:
-        """Hold places for a request while it is decoded."""
+        """Hold places for a request while it is decoded; late items give up theirs if need be."""
+        self._give_up_late(self.taken + count - self._max_queue_size)
         self._held[request] = (priority, count)
         self._places_held += count
 
@@ -242,10 +241,20 @@ class Scheduler:
         if bucket is None:
             bucket = self._buckets[item.bucket_key] = Bucket(item.bucket_key)
         if not bucket.lanes[item.terms.priority]:
-            self._shares.join(item.terms.priority)
+            self._join(item.terms.priority)
         bucket.append(item)
         self._came_s.append(item.queued_s)
         self.queued += 1
+
+    def _join(self, priority: Priority) -> None:
+        waiting = {
+            other
+            for bucket in self._buckets.values()
+            for other, lane in bucket.lanes.items()
+            if lane
+        }
+        if priority not in waiting:
+            self._shares.join(priority, waiting)
 
     def _pop(self, lane: Lane, now_s: float) -> Item:
         self.queued -= 1
@@ -264,6 +273,8 @@ class Scheduler:
 
     def _give_up_late(self, count: int) -> None:
         """Have late items give their places to those who can still be in time."""
+        if count <= 0:
+            return
         for bucket in list(self._buckets.values()):
             while bucket.late and count > 0:
                 item = bucket.late.pop(math.inf)

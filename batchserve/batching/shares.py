@@ -27,9 +27,16 @@ class Shares:
         self._now = max(self._now, self._had[priority])
         self._had[priority] += 1 / WEIGHTS[priority]
 
-    def join(self, priority: Priority) -> None:
-        """Begin to wait, after none of this priority did: what was not used then is lost."""
-        self._had[priority] = max(self._had[priority], self._now)
+    def join(self, priority: Priority, waiting: Collection[Priority]) -> None:
+        """Begin to wait, after none of this priority did: what was not used then is lost.
+
+        Args:
+            priority: who comes.
+            waiting: who waits already; whoever comes has had as much as the one of them that
+                comes next.
+        """
+        others = [self._had[other] for other in waiting]
+        self._had[priority] = max(self._had[priority], min(others, default=self._now))
 
     def had(self, priority: Priority) -> float:
         return self._had[priority]

@@ -62,6 +62,9 @@ class Forward:
                 self._check_device(error)
                 raise
             reason = str(error)
+        except BaseException as error:
+            # A panic in an extension, or sys.exit: the server goes on, whatever the model does.
+            raise RuntimeError(f"the model raised {error!r}") from error
         # Only here, where the error is no more, are its traceback's frames and their tensors gone.
         devices.give_memory_back(self._device)
         raise OutOfMemory(

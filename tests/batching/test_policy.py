@@ -1,6 +1,5 @@
 """Policies are pure: a bucket and a view go in, a decision comes out."""
 
-import math
 from typing import Any
 
 import pytest
@@ -137,5 +136,8 @@ def test_it_waits_no_longer_than_the_oldest_items_promise_allows():
 
 def test_while_nothing_is_known_of_the_cost_it_waits_no_longer_than_max_wait():
     assert AdaptivePolicy(N, T_S).decide(bucket(1.0), view(1.0, arriving=1)) == Wait(1.0 + T_S)
-    no_end = AdaptivePolicy(N).decide(bucket(1.0, due_s=math.inf), view(1.0, arriving=1))
-    assert no_end == Wait(math.inf)
+
+
+def test_while_nothing_is_known_of_the_cost_a_promise_alone_makes_nobody_wait():
+    decision = AdaptivePolicy(N).decide(bucket(1.0), view(1.0, arriving=1, cost=Cost(N)))
+    assert decision == Close(N, CloseReason.WAIT)

@@ -67,3 +67,15 @@ def test_where_nothing_succeeds_it_is_the_model_and_nobody_is_refused():
     for number in range(5):
         quarantine.blame(7, float(number))
     assert quarantine.offences(7, 5.0) == ALONE
+
+
+def test_whoever_never_comes_back_is_forgotten_too():
+    quarantine = Quarantine()
+    quarantine.blame(7, 0.0)
+    quarantine.blame(8, 30.0)
+    quarantine.forget(FORGET_S)
+    assert len(quarantine) == 2
+    quarantine.forget(FORGET_S + 1)
+    assert len(quarantine) == 1
+    quarantine.forget(FORGET_S + 31)
+    assert not quarantine

@@ -43,7 +43,7 @@ def test_nobody_is_passed_over_for_longer_than_a_round():
 def test_what_was_not_used_while_nobody_waited_is_lost():
     shares = Shares()
     serve(shares, [BULK], 100)
-    shares.join(INTERACTIVE)
+    shares.join(INTERACTIVE, [])
     served = serve(shares, [INTERACTIVE, BULK], 34)
     assert served.count(BULK) == pytest.approx(2, abs=1)
 
@@ -52,7 +52,7 @@ def test_nor_is_anything_gained_by_leaving_and_coming_back():
     shares = Shares()
     served = []
     for _ in range(210):
-        shares.join(BULK)
+        shares.join(BULK, [])
         served += serve(shares, list(Priority), 1)
     assert served.count(BULK) <= 11
 

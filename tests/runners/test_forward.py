@@ -291,3 +291,13 @@ def test_more_items_than_every_batch_has_are_refused():
 def test_a_row_short_of_a_padded_batch_is_an_error_too():
     with pytest.raises(RowCountError, match="given 4 rows"):
         forward_on("cpu", LosesRows(), pad_to=4)([torch.ones(1)])
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_what_would_end_the_process_is_an_error_like_any_other(raised):
+    class Panics(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            raise raised
+
+    with pytest.raises(RuntimeError, match=type(raised).__name__):
+        forward_of(Panics())([torch.ones(1)])

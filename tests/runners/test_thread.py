@@ -95,7 +95,7 @@ async def test_the_loop_goes_on_during_a_pass():
     ("error", "kind"),
     [
         (ZeroDivisionError(), ZeroDivisionError),
-        (SystemExit(1), SystemExit),
+        (SystemExit(1), RuntimeError),
         # A coroutine cannot raise this one; asyncio could not even put it into a future.
         (StopIteration(), RuntimeError),
     ],
