@@ -1,12 +1,10 @@
 """One request's way through a model: decode, submit, wait, encode. No HTTP in it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
-
-from pydantic import BaseModel
 
 from batchserve.batch import CloseReason, Item
 from batchserve.batching.batcher import Arrival
@@ -17,6 +15,9 @@ from batchserve.tasks.base import Task
 
 # A larger output is turned into lists and text on a thread: 20 KB are 5,000 numbers in fp32.
 INLINE_OUTPUT_BYTES = 20_000
+
+# From an output row, on the CPU, to what is answered for it.
+Encode = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ async def infer(
     arrival: Arrival,
     payloads: Sequence[Any],
     body_bytes: int,
-    parameters: BaseModel,
+    encode: Encode,
     pool: CodecPool,
 ) -> Answer:
     """Return the model's answer to each payload.
@@ -57,7 +58,7 @@ async def infer(
         arrival: this request's, with the model's batcher.
         payloads: as the client sent them.
         body_bytes: the size of the whole body; a small one is decoded on the loop.
-        parameters: an instance of the task's `Parameters`.
+        encode: of one row; the task's, as a rule.
         pool: for decoding and encoding what is not small.
 
     Raises:
@@ -78,9 +79,9 @@ async def infer(
 
     is_small = all(_is_small(row, len(rows)) for row in rows)
     if is_small:
-        outputs = _encode(model.task, rows, parameters)
+        outputs = _encode(encode, rows)
     else:
-        outputs = await pool.encode(_encode, model.task, rows, parameters)
+        outputs = await pool.encode(_encode, encode, rows)
     return _answer(outputs, items, decode_s, is_small=is_small)
 
 
@@ -119,9 +120,9 @@ def _is_small(row: Any, rows: int) -> bool:
     return rows * getattr(row, "nbytes", INLINE_OUTPUT_BYTES) < INLINE_OUTPUT_BYTES
 
 
-def _encode(task: Task, rows: Sequence[Any], parameters: BaseModel) -> list[Any]:
+def _encode(encode: Encode, rows: Sequence[Any]) -> list[Any]:
     try:
-        return [task.encode(row, parameters) for row in rows]
+        return [encode(row) for row in rows]
     except Exception as error:
         raise ModelFailed(
             f"the model's output cannot be encoded ({type(error).__name__})"

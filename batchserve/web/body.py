@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from batchserve.decoding import CodecPool
 from batchserve.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
 from batchserve.tasks.base import Task
+from batchserve.web.ask import Question
 from batchserve.web.keys import CONFIG
 from batchserve.web.schema import schema_of
 
@@ -24,19 +25,15 @@ ENCODINGS = ("identity", "gzip", "deflate")
 INLINE_JSON_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """What a request asks for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body(Question):
+    """A body in our own protocol.
 
     Attributes:
-        payloads: at least one.
         is_list: whether the client sent a list, and gets one.
-        size: bytes of the whole body.
     """
 
-    payloads: list[Any]
     is_list: bool
-    size: int
 
 
 async def read_body(request: web.Request, task: Task, pool: CodecPool) -> Body:
@@ -62,7 +59,7 @@ async def read_body(request: web.Request, task: Task, pool: CodecPool) -> Body:
         data = await request.read()
         if not data:
             raise BadRequest("the body is empty")
-        return Body([data], is_list=False, size=len(data))
+        return Body(payloads=[data], is_list=False, size=len(data))
     accepted = [JSON, *([MULTIPART, *task.media_types] if task.media_types else [])]
     raise UnsupportedMedia(
         f"Content-Type {kind} is not read here; state what you send in a header, "
@@ -87,7 +84,7 @@ async def _read_json(request: web.Request, task: Task, pool: CodecPool) -> Body:
         payloads, is_list = parse_json(data, task)
     else:
         payloads, is_list = await pool.decode(parse_json, data, task)
-    return Body(payloads, is_list, len(data))
+    return Body(payloads=payloads, is_list=is_list, size=len(data))
 
 
 def parse_json(data: bytes, task: Task) -> tuple[list[Any], bool]:
@@ -132,4 +129,4 @@ async def _read_multipart(request: web.Request) -> Body:
         raise BadRequest(f"the body is not multipart/form-data: {error}") from error
     if not payloads:
         raise BadRequest(f"the form has no part named {PART!r}")
-    return Body(payloads, is_list=len(payloads) > 1, size=request.content.total_bytes)
+    return Body(payloads=payloads, is_list=len(payloads) > 1, size=request.content.total_bytes)
