@@ -7,11 +7,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from batchserve import signals
+from batchserve.administration import Administration
 from batchserve.batch import Batch, Fault
 from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
@@ -21,12 +23,25 @@ from batchserve.leaving import Leaving, Traffic
 from batchserve.lineage import LINEAGE
 from batchserve.loading import use_threads
 from batchserve.metrics import Metrics
+from batchserve.permission import permitted
 from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.repository.follower import Follower, Identity
+from batchserve.stores import open_store
 from batchserve.trace import Trace
-from batchserve.web import debug, health, operations, page
+from batchserve.web import admin, debug, health, operations, page
 from batchserve.web.access_log import AccessLog
+from batchserve.web.authority import ask_for_key, is_administration
 from batchserve.web.door import SHORTEST_S, Door
-from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY, TRACE, TRAFFIC
+from batchserve.web.keys import (
+    ADMINISTRATION,
+    CONFIG,
+    FOLLOWER,
+    METRICS,
+    POOL,
+    REPOSITORY,
+    TRACE,
+    TRAFFIC,
+)
 from batchserve.web.middleware import answer_errors, see_off
 from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
@@ -38,6 +53,11 @@ ROUTES = [
     web.post("/models/{name}/predict", predict),
     web.post("/models/{name}/versions/{version}/predict", predict),
     web.get("/models", operations.list_models),
+    web.get("/models/{name}", operations.show_model),
+    web.put("/admin/models/{name}/versions/{version}", admin.load_version),
+    web.delete("/admin/models/{name}/versions/{version}", admin.unload_version),
+    web.put("/admin/models/{name}/current", admin.set_current),
+    web.post("/admin/models/{name}/rollback", admin.roll_back),
     web.get("/livez", health.live),
     web.get("/readyz", health.ready),
     web.get("/healthz", health.ready),
@@ -76,7 +96,8 @@ async def create_app() -> web.AppRunner:
     for version in app[REPOSITORY].versions:
         logger.info("%s", version.summary)
     if not config.server.bind.startswith("unix:"):
-        logger.info("how to call it: http://%s/", config.server.bind)
+        scheme = "https" if config.server.tls else "http"
+        logger.info("how to call it: %s://%s/", scheme, config.server.bind)
     return door
 
 
@@ -96,13 +117,25 @@ async def build_app(config: Config) -> web.Application:
     def on_fault(model: ModelVersion, fault: Fault) -> None:
         metrics.on_fault(model.name, model.version, fault)
 
-    repository = ModelRepository(
-        config.models, on_batch, on_fault, hang_s=config.server.hang_seconds
-    )
-    await repository.load()
+    hang_s = config.server.hang_seconds
+    strict = LINEAGE.is_covered(config.server.workers)
+    follower = None
+    if config.server.admin_token is None:
+        repository = ModelRepository(config.models, on_batch, on_fault, hang_s)
+        await repository.load(strict=strict)
+    else:
+        repository = ModelRepository((), on_batch, on_fault, hang_s)
+        follower = _follower(config, repository)
+        try:
+            await follower.start(strict=strict)
+        except StartupError:
+            await follower.close()
+            await repository.close()
+            raise
 
     app = web.Application(
-        middlewares=[see_off, answer_errors], client_max_size=config.server.max_body_bytes
+        middlewares=[see_off, answer_errors, ask_for_key],
+        client_max_size=config.server.max_body_bytes,
     )
     app[CONFIG] = config
     app[REPOSITORY] = repository
@@ -110,10 +143,23 @@ async def build_app(config: Config) -> web.Application:
     app[TRACE] = trace
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
-    app.add_routes(ROUTES)
+    if follower is not None:
+        app[FOLLOWER] = follower
+        app[ADMINISTRATION] = Administration(config, follower)
+    app.add_routes(route for route in ROUTES if follower or not is_administration(route.handler))
     app.cleanup_ctx.extend([_decoding, _models, _meanwhile(_sample_gauges)])
     app.on_shutdown.append(_drain)
     return app
+
+
+def _follower(config: Config, repository: ModelRepository) -> Follower:
+    return Follower(
+        repository,
+        partial(open_store, config.server.state),
+        config.models,
+        partial(permitted, config),
+        Identity(LINEAGE.server, LINEAGE.generation),
+    )
 
 
 def _open_later(app: web.Application, config: Config) -> Door:
@@ -133,7 +179,7 @@ def _open_later(app: web.Application, config: Config) -> Door:
 
     async def attend(app: web.Application) -> None:
         await door.opened()
-        LINEAGE.announce_ready()
+        LINEAGE.announce_ready(complete=not app[REPOSITORY].failed)
         while not (lost := app[REPOSITORY].lost):  # noqa: ASYNC110 - a plain attribute tells
             await asyncio.sleep(LOOK_SECONDS)
         leaving.replace_worker(lost)
@@ -150,6 +196,8 @@ async def _decoding(app: web.Application) -> AsyncIterator[None]:
 
 async def _models(app: web.Application) -> AsyncIterator[None]:
     yield
+    if FOLLOWER in app:
+        await app[FOLLOWER].close()
     await app[REPOSITORY].close()
 
 
@@ -160,14 +208,29 @@ async def _drain(app: web.Application) -> None:
 
 async def _sample_gauges(app: web.Application) -> None:
     """Sample the gauges, off the path of requests."""
+    shown: dict[tuple[str, str], tuple[int, int, float]] = {}
     while True:
-        for version in app[REPOSITORY].versions:
-            batcher = version.batcher
-            app[METRICS].sample(
-                *(version.name, version.version, batcher.queued, batcher.in_flight),
-                batcher.scheduler.backlog_s(batcher.clock()),
-            )
+        # Those of a version that is gone stay, at nothing.
+        gone = dict.fromkeys(shown, (0, 0, 0.0))
+        shown = _samples(app[REPOSITORY])
+        for (name, version), sample in (gone | shown).items():
+            app[METRICS].sample(name, version, *sample)
         await asyncio.sleep(GAUGE_SECONDS)
+
+
+def _samples(repository: ModelRepository) -> dict[tuple[str, str], tuple[int, int, float]]:
+    samples: dict[tuple[str, str], tuple[int, int, float]] = {}
+    for version in [*repository.versions, *repository.retiring]:
+        if version.loaded:
+            batcher = version.batcher
+            # It may be there twice, while it is replaced.
+            queued, in_flight, backlog_s = samples.get((version.name, version.version), (0, 0, 0.0))
+            samples[version.name, version.version] = (
+                queued + batcher.queued,
+                in_flight + batcher.in_flight,
+                backlog_s + batcher.scheduler.backlog_s(batcher.clock()),
+            )
+    return samples
 
 
 def _meanwhile(

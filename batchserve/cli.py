@@ -72,7 +72,7 @@ async def _load(config: Config) -> list[dict[str, Any]]:
     use_huge_pages()
     from batchserve.loading import use_threads  # noqa: PLC0415
     from batchserve.repository import ModelRepository  # noqa: PLC0415
-    from batchserve.web.operations import describe  # noqa: PLC0415
+    from batchserve.repository.description import describe  # noqa: PLC0415
 
     use_threads(config.server.threads_of_forward)
     repository = ModelRepository(config.models)

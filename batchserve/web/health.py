@@ -14,13 +14,14 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Answer 200 if every model would answer now, 503 with the reason otherwise."""
+    """Answer 200 if all that could be loaded would answer now, 503 with the reason otherwise."""
     repository, traffic = request.app[REPOSITORY], request.app[TRAFFIC]
     _check_not_lost(repository)
     if traffic.draining:
         raise Draining(traffic.draining)
     if repository.ready:
-        return web.json_response({"status": "ready"})
+        failed = {"failed": repository.failed} if repository.failed else {}
+        return web.json_response({"status": "ready", **failed})
     waiting = [version for version in repository.versions if not version.ready]
     raise NotReady(
         "; ".join(f"{version.name}:{version.version} is {version.condition}" for version in waiting)

@@ -2,16 +2,21 @@
 
 from aiohttp import web
 
+from batchserve.administration import Administration
 from batchserve.config import Config
 from batchserve.decoding import CodecPool
 from batchserve.inference import Answer
 from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
 from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.repository.follower import Follower
 from batchserve.trace import Trace
 
 CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
+# These two only if there is administration.
+FOLLOWER = web.AppKey("follower", Follower)
+ADMINISTRATION = web.AppKey("administration", Administration)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
 TRACE = web.AppKey("trace", Trace)

@@ -1,19 +1,24 @@
 """What the operator asks: which models there are, and how they are doing."""
 
 import asyncio
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from batchserve.repository import ModelVersion
-from batchserve.web.keys import METRICS, REPOSITORY
+from batchserve.repository.description import describe_all, describe_model
+from batchserve.web.keys import FOLLOWER, METRICS, REPOSITORY
 
 
 async def list_models(request: web.Request) -> web.Response:
     """Answer with every version, its state and its settings."""
-    models = [describe(version) for version in request.app[REPOSITORY].versions]
-    return web.json_response({"models": models})
+    app = request.app
+    return web.json_response({"models": describe_all(app[REPOSITORY], app.get(FOLLOWER))})
+
+
+async def show_model(request: web.Request) -> web.Response:
+    """Answer with one model's versions, and which was, is and becomes current."""
+    app, name = request.app, request.match_info["name"]
+    return web.json_response(describe_model(app[REPOSITORY], name, app.get(FOLLOWER)))
 
 
 async def expose_metrics(request: web.Request) -> web.Response:
@@ -21,24 +26,3 @@ async def expose_metrics(request: web.Request) -> web.Response:
     # On no thread that requests use: it must answer when they are many.
     text = await asyncio.to_thread(request.app[METRICS].exposition)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def describe(version: ModelVersion) -> dict[str, Any]:
-    """Return what /models tells of a version."""
-    config = version.config
-    described: dict[str, Any] = {
-        "name": version.name,
-        "version": version.version,
-        "state": version.state,
-        "task": config.task,
-        "precision": config.precision,
-        "batching": config.batching.model_dump(),
-    }
-    if version.loaded:
-        described["device"] = version.device
-        described["max_batch_size"] = version.max_batch_size
-        described["runner"] = version.batcher.runner.name
-        described["forward_ms"] = {
-            str(size): round(1000 * seconds, 3) for size, seconds in version.forward_s.items()
-        }
-    return described

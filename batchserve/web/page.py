@@ -11,8 +11,8 @@ from aiohttp import web
 from batchserve import __version__
 from batchserve.errors import NotFound
 from batchserve.repository import ModelVersion
+from batchserve.repository.description import describe
 from batchserve.web.keys import REPOSITORY
-from batchserve.web.operations import describe
 
 # Swagger UI as the package swagger-ui-py carries it, so that no outside host is asked.
 SWAGGER_UI = Path(str(files("swagger_ui") / "static"))
