@@ -116,10 +116,32 @@ class Follower:
         for words in in_words(self.wanted):
             logger.info("changed over HTTP since the config file was written: %s", words)
         self._loop = asyncio.create_task(self._follow(), name="follower")
+        await self._try_all(strict=strict)
+        await self._join()
+        # Others may have decided something without this worker until then.
+        await self._try_all(strict=strict)
+
+    async def _try_all(self, *, strict: bool) -> None:
         await self.until(lambda: self._keeper.has_tried(self.plan) or None)
         self._keeper.check(self.plan, strict=strict)
+
+    async def _join(self) -> None:
+        """Be one of those who decide.
+
+        Whoever is about to decide without having read this worker's report finds that the document
+        is another one meanwhile.
+        """
         self._serving = True
-        self.poke()
+        for _ in range(ATTEMPTS):
+            async with self._lock:
+                try:
+                    await self._look()
+                    await self._tell()
+                    if await self._replace(self.wanted.next()):
+                        return
+                except StoreError as error:
+                    raise StartupError(str(error)) from error
+        raise StartupError("server.state: others change it all the time; this is a bug")
 
     async def close(self) -> None:
         """Follow no more; the repository stays as it is."""
