@@ -5,7 +5,8 @@ Each change is made for all workers, waited for, and logged with who asked for i
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 # How long a change is waited for, unless the operator says otherwise.
 TIMEOUT_S = 600.0
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -257,18 +259,25 @@ class Administration:
             ],
         )
 
-    async def _logged(self, what: str, by: str, change: Callable[[], Any]) -> Outcome:
+    async def _logged(
+        self, what: str, by: str, change: Callable[[], Awaitable[Outcome]]
+    ) -> Outcome:
         try:
-            outcome: Outcome = await change()
+            outcome = await change()
         except RequestError as error:
-            logger.warning("administration: %s asks to %s: refused: %s", by, what, error)
+            _log(logging.WARNING, by, what, f"{error.code}: {error}")
             raise
         except asyncio.CancelledError:
-            logger.info("administration: %s asks to %s: hung up before it was done", by, what)
+            _log(logging.INFO, by, what, "hung up, and it goes on")
             raise
-        result = "done" if outcome.done else "goes on"
-        logger.info("administration: %s asks to %s: %s", by, what, result)
+        _log(logging.INFO, by, what, "done" if outcome.done else "goes on")
         return outcome
+
+
+def _log(level: int, by: str, what: str, result: str) -> None:
+    # One line, whatever names a client makes up.
+    line = CONTROL.sub(lambda found: repr(found[0])[1:-1], f"{by} asks to {what}: {result}")
+    logger.log(level, "administration: %s", line)
 
 
 def _versions(report: Report, name: str) -> dict[str, str]:

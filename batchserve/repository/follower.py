@@ -149,10 +149,11 @@ class Follower:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
         await self._keeper.close()
-        if self._store is not None:
+        store, self._store = self._store, None
+        if store is not None:
             with suppress(StoreError):
-                await self._call(self._store.forget, self._identity.worker)
-            await self._call(self._store.close)
+                await self._call(store.forget, self._identity.worker)
+            await self._call(store.close)
         self._thread.shutdown(wait=False)
 
     # What an operator asks for.

@@ -50,7 +50,7 @@ class Keeper:
         return self._loading is not None
 
     def obey(self, planned: Plan) -> dict[str, str]:
-        """Begin what is to be done; return the models whose current version is another one now."""
+        """Begin what is to be done; return the models that now answer with another version."""
         repository = self.repository
         held = [Held(found.key, found.serial, found.state) for found in repository.versions]
         todo = steps(planned, held, repository.currents)
@@ -64,7 +64,8 @@ class Keeper:
         if todo.load and self._loading is None:
             self._loading = asyncio.create_task(self._load(todo.load[0]))
         repository.arrange([(target.key, target.serial) for target in planned.targets])
-        return todo.make_current
+        ready = {version.key for version in held if version.state is State.READY}
+        return {n: v for n, v in todo.make_current.items() if f"{n}:{v}" in ready}
 
     def has_tried(self, planned: Plan) -> bool:
         """Whether all that is planned is ready here, or has failed."""
@@ -133,9 +134,9 @@ class Keeper:
         return self.repository.add(config, target.serial)
 
     async def _unload(self, version: ModelVersion) -> None:
-        was = version.state
         await self.repository.retire(version, UNLOAD_S)
-        logger.info("%s unloaded, which was %s", version.key, was)
+        if version.loaded:
+            logger.info("%s unloaded", version.key)
         self._on_change()
 
     def _find(self, target: Target) -> ModelVersion | None:

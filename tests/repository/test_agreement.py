@@ -1,4 +1,4 @@
-"""Workers come to agree, whatever happens to them on the way and however many operators there are."""
+"""Workers come to agree, whatever happens to them, and however many operators there are."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

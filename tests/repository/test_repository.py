@@ -91,7 +91,7 @@ async def test_a_model_that_fails_on_its_own_example_does_not_become_ready(confi
 
 
 async def test_an_answer_to_the_example_that_is_not_finite_is_found_out_too(configure):
-    config = configure(source="tests.repository.test_repository:Nothing", task="image-classification")
+    config = configure(source=f"{__name__}:Nothing", task="image-classification")
     with pytest.raises(LoadError, match=r"RowFault: .* not finite"):
         await repository_of(config).load()
 
@@ -149,7 +149,7 @@ async def test_a_reproducible_model_answers_alike_in_any_company(configure):
 
 
 async def test_a_promise_to_be_reproducible_that_cannot_be_kept_is_refused(configure):
-    config = configure(source="tests.repository.test_repository:Scaled", input_shape=[2], reproducible=True)
+    config = configure(source=f"{__name__}:Scaled", input_shape=[2], reproducible=True)
     with pytest.raises(LoadError, match=r"tiny: reproducible: true cannot be kept here") as caught:
         await repository_of(config).load()
     assert "batching.max_batch_size" in str(caught.value)

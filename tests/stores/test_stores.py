@@ -112,7 +112,7 @@ def test_of_many_who_write_at_the_same_time_one_wins(opened: Open):
         for revision in range(1, 21):
             if stores[number].replace(revision, str(number)):
                 won.append(revision)
-            until(lambda: stores[number].read().revision >= revision)
+            until(lambda wanted=revision: stores[number].read().revision >= wanted)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -177,7 +177,7 @@ def test_a_file_that_cannot_be_used_is_named_with_what_to_do(tmp_path: Path, kin
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA user_version = 99")
         connection.close()
-    with pytest.raises(StoreError, match="server.state: ") as caught:
+    with pytest.raises(StoreError, match=r"server\.state: ") as caught:
         open_store(str(path))
     assert str(path) in str(caught.value)
     assert "move" in str(caught.value)
