@@ -111,8 +111,6 @@ class Keeper:
                 await self.repository.load_version(version)
         except LoadError as error:
             logger.error("%s cannot be loaded: %s", target.key, error)  # noqa: TRY400
-        except Exception:
-            logger.exception("%s cannot be loaded", target.key)
         finally:
             self._loading = None
             self._on_change()

@@ -160,9 +160,13 @@ class ModelVersion:
             if self.state is State.WARMING:
                 self.batcher = await self._start(forward, on_batch, on_fault)
                 self.loaded = True
-        except Exception as error:
-            self.fail(str(error) if isinstance(error, LoadError) else repr(error))
+        except LoadError as error:
+            self.fail(str(error))
             raise
+        except Exception as error:
+            logger.exception("%s cannot be loaded", self.key)
+            self.fail(f"model {self.name}: {type(error).__name__}: {error}")
+            raise LoadError(f"{self.error}; the log has the traceback") from error
         self.progress = None
         if self._moved_on(State.WARMING, State.READY):
             logger.info("%s ready after %.1f s", self.key, time.monotonic() - started_s)
