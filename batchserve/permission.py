@@ -83,7 +83,10 @@ def _checked(config: Config, field: str, value: str, folder: str | None) -> str:
             f"{field}: no file may be loaded over HTTP; an operator may set server.model_folder "
             f"to the folder of those that may"
         )
-    real = os.path.realpath(value)
+    try:
+        real = os.path.realpath(value)
+    except ValueError as error:
+        raise InvalidInput(f"{field}: {value!r} is no path: {error}") from None
     if not Path(real).is_relative_to(os.path.realpath(folder)):
         raise Forbidden(
             f"{field}: {value} is not within server.model_folder, links being followed; an "

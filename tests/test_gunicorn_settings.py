@@ -31,7 +31,7 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_settings_come_from_the_config(environ):
     settings = gunicorn_settings(environ)
-    assert settings["bind"] == "unix:x.sock"
+    assert settings["bind"] == ["unix:x.sock"]
     assert settings["workers"] == 3
     assert settings["worker_class"] == WORKER_CLASS == "aiohttp.GunicornUVLoopWebWorker"
     assert settings["accesslog"] is None

@@ -23,16 +23,17 @@ BATCHING = [
 ]
 LAYERS = [
     ["errors", "memory", "signals", "lineage"],
-    ["importing", "leaving"],
+    ["importing", "leaving", "stores"],
     ["config", "batch"],
     ["config_file"],
+    ["permission"],
     ["tasks", "loading", "decoding", "metrics", "trace"],
     *BATCHING,
     ["runners"],
     ["batching.passes"],
     ["batching.batcher"],
     ["repository"],
-    ["inference"],
+    ["inference", "administration"],
     ["web"],
     ["app", "simulation", "testing", "demo"],
     ["gunicorn_hooks"],
@@ -48,6 +49,8 @@ HOMES = {
     "gunicorn": ["gunicorn_settings"],
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations"],
     "yaml": ["config_file"],
+    "redis": ["stores.redis"],
+    "sqlite3": ["stores.sqlite"],
     "PIL": ["tasks", "demo"],
     "typer": ["cli", "simulation.command"],
     "matplotlib": ["simulation.plot"],
@@ -118,7 +121,8 @@ def test_libraries_stay_where_they_are_at_home(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "gunicorn_settings", "config_file", "memory", "batching.scheduler"]
+    "module",
+    ["cli", "gunicorn_settings", "config_file", "memory", "batching.scheduler", "stores.redis"],
 )
 def test_the_master_and_the_policies_never_load_torch(module):
     code = f"import sys, batchserve.{module}; sys.exit('torch' in sys.modules)"

@@ -1,5 +1,6 @@
 """/openapi.json: the HTTP interface, from the pydantic models that validate it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -16,13 +17,16 @@ from batchserve.errors import (
     NotFound,
     RequestError,
     TooLarge,
+    Unauthorized,
     Unavailable,
     UnsupportedMedia,
 )
 from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.web.authority import API_KEY, EXEMPT
 from batchserve.web.body import JSON, MULTIPART, PART
 from batchserve.web.debug import LAST, MOST_ASKED
-from batchserve.web.keys import REPOSITORY
+from batchserve.web.keys import ADMINISTRATION, CONFIG, REPOSITORY
+from batchserve.web.openapi_admin import SECURITY_SCHEMES, administration_paths
 from batchserve.web.schema import ErrorBody, schema_of
 from batchserve.web.terms import PRIORITY, TIMEOUT
 
@@ -31,6 +35,7 @@ Schemas = dict[type[BaseModel], dict[str, Any]]
 REFERENCE = "#/components/schemas/{model}"
 ERRORS: dict[type[RequestError], str] = {
     BadRequest: "Not JSON, not multipart, or a field missing or of the wrong type.",
+    Unauthorized: "No key, or a wrong one, where the server asks for keys.",
     NotFound: "No such model or version.",
     TooLarge: "Body, image or number of inputs over the limit, which is named.",
     UnsupportedMedia: "A content type that is not read.",
@@ -63,15 +68,29 @@ LAST_PARAMETER: dict[str, Any] = {
     "description": "So many batches; all that are kept otherwise.",
     "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ASKED},
 }
+API_KEYS = {
+    "api_key": {"type": "http", "scheme": "bearer", "description": "One of server.api_keys."},
+    "x_api_key": {"type": "apiKey", "in": "header", "name": API_KEY},
+}
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 async def openapi(request: web.Request) -> web.Response:
-    return web.json_response(document(request.app[REPOSITORY]))
+    app = request.app
+    described = document(app[REPOSITORY], administration=ADMINISTRATION in app)
+    if app[CONFIG].server.api_keys is not None:
+        described["components"].setdefault("securitySchemes", {}).update(API_KEYS)
+        described["security"] = [{name: []} for name in API_KEYS]
+    return web.json_response(described)
 
 
-def document(repository: ModelRepository) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document for what is served now."""
+def document(repository: ModelRepository, *, administration: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document for what is served now.
+
+    Args:
+        repository: what is served.
+        administration: whether there is any.
+    """
     versions = [version for version in repository.versions if version.loaded]
     models: dict[type[BaseModel], None] = {ErrorBody: None}
     for version in versions:
@@ -83,18 +102,32 @@ def document(repository: ModelRepository) -> dict[str, Any]:
     )
     schemas = {model: references[model, "validation"] for model in models}
 
-    paths: dict[str, Any] = {}
-    for version in versions:
-        predict = _predict(version, schemas)
-        paths.setdefault("/predict", predict)
-        paths.setdefault(f"/models/{version.name}/predict", predict)
-        paths[f"/models/{version.name}/versions/{version.version}/predict"] = predict
+    paths = _predictions(repository, versions, schemas)
+    paths |= _operations(schemas[ErrorBody], repository)
+    components: dict[str, Any] = {"schemas": definitions["$defs"]}
+    if administration:
+        paths |= administration_paths(schemas[ErrorBody])
+        components["securitySchemes"] = dict(SECURITY_SCHEMES)
     return {
         "openapi": "3.1.0",
         "info": {"title": "batchserve", "version": __version__},
-        "paths": paths | _operations(schemas[ErrorBody]),
-        "components": {"schemas": definitions["$defs"]},
+        "paths": paths,
+        "components": components,
     }
+
+
+def _predictions(
+    repository: ModelRepository, versions: Sequence[ModelVersion], schemas: Schemas
+) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for version in versions:
+        predict = _predict(version, schemas)
+        paths[f"/models/{version.name}/versions/{version.version}/predict"] = predict
+        if version is repository.find(version.name):
+            paths[f"/models/{version.name}/predict"] = predict
+        if version is repository.find():
+            paths["/predict"] = predict
+    return paths
 
 
 def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
@@ -137,7 +170,7 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
     }
 
 
-def _operations(error: dict[str, Any]) -> dict[str, Any]:
+def _operations(error: dict[str, Any], repository: ModelRepository) -> dict[str, Any]:
     content = {JSON: {"schema": error}}
 
     def get(summary: str, kind: str = JSON, *, may_be_unready: bool = False) -> dict[str, Any]:
@@ -150,12 +183,17 @@ def _operations(error: dict[str, Any]) -> dict[str, Any]:
     batches["get"]["parameters"] = [LAST_PARAMETER]
     batches["get"]["responses"]["400"] = {"description": "Not a number.", "content": content}
 
-    return {
+    names = dict.fromkeys(version.name for version in repository.versions)
+    paths = {
         "/models": get("Every model's versions, states and settings."),
-        "/livez": get("Whether the process lives."),
-        "/readyz": get("Whether every model would answer now.", may_be_unready=True),
+        **{f"/models/{name}": get("One model's versions, and which is current.") for name in names},
+        "/livez": get("Whether the process lives.", may_be_unready=True),
+        "/readyz": get("Whether all that could be loaded would answer now.", may_be_unready=True),
         "/healthz": get("The same as /readyz.", may_be_unready=True),
         "/ping": get("The same as /readyz.", may_be_unready=True),
         "/metrics": get("Prometheus metrics of all workers.", "text/plain"),
         "/debug/batches": batches,
     }
+    for path in EXEMPT & paths.keys():
+        paths[path]["get"]["security"] = []
+    return paths

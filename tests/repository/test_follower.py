@@ -11,6 +11,7 @@ from torch import nn
 
 from batchserve.config import ModelConfig
 from batchserve.errors import Conflict, Forbidden, LoadError, StartupError, StoreUnavailable
+from batchserve.loading import load_module
 from batchserve.repository import ModelRepository, State, operations, version
 from batchserve.repository.follower import Follower, Identity
 from batchserve.runners import warmup
@@ -46,13 +47,12 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
         self.opened, self.reached = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
-        load = version.load_module
 
         def held(config: ModelConfig) -> nn.Module:
             if config.version in names:
                 loop.call_soon_threadsafe(self.reached.set)
                 asyncio.run_coroutine_threadsafe(self.opened.wait(), loop).result()
-            return load(config)
+            return load_module(config)
 
         monkeypatch.setattr(version, "load_module", held)
 

@@ -112,7 +112,8 @@ def test_of_many_who_write_at_the_same_time_one_wins(opened: Open):
         for revision in range(1, 21):
             if stores[number].replace(revision, str(number)):
                 won.append(revision)
-            until(lambda wanted=revision: stores[number].read().revision >= wanted)
+            while stores[number].read().revision < revision:
+                pass
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:

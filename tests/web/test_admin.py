@@ -14,6 +14,7 @@ from torch import nn
 from batchserve.config import Config
 from batchserve.repository import ModelVersion, State
 from batchserve.repository import version as versions
+from batchserve.repository.warming import warm
 from batchserve.web.keys import FOLLOWER, REPOSITORY
 from tests.web.clients import Client, gate, until
 
@@ -347,7 +348,7 @@ async def test_models_tells_what_each_worker_has(administered):
 async def test_progress_is_shown_while_a_version_warms_up(administered, monkeypatch):
     client = await administered()
     seen = []
-    warm, loop = versions.warm, asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
 
     def watched(config, task, forward, on_size):
         def tell(done, of):
