@@ -192,6 +192,13 @@ class Follower:
                 await looked
         return outcome
 
+    async def refresh(self) -> None:
+        """Read the reports of the others anew, if that is possible."""
+        if not self._trouble:
+            async with self._lock:
+                with suppress(StoreError):
+                    await self._look()
+
     @property
     def plan(self) -> Plan:
         """What every worker shall have."""

@@ -6,19 +6,20 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from batchserve.repository.description import describe_all, describe_model
+from batchserve.repository.follower import Follower
 from batchserve.web.keys import FOLLOWER, METRICS, REPOSITORY
 
 
 async def list_models(request: web.Request) -> web.Response:
     """Answer with every version, its state and its settings."""
-    app = request.app
-    return web.json_response({"models": describe_all(app[REPOSITORY], app.get(FOLLOWER))})
+    described = describe_all(request.app[REPOSITORY], await _fresh(request))
+    return web.json_response({"models": described})
 
 
 async def show_model(request: web.Request) -> web.Response:
     """Answer with one model's versions, and which was, is and becomes current."""
-    app, name = request.app, request.match_info["name"]
-    return web.json_response(describe_model(app[REPOSITORY], name, app.get(FOLLOWER)))
+    name = request.match_info["name"]
+    return web.json_response(describe_model(request.app[REPOSITORY], name, await _fresh(request)))
 
 
 async def expose_metrics(request: web.Request) -> web.Response:
@@ -26,3 +27,11 @@ async def expose_metrics(request: web.Request) -> web.Response:
     # On no thread that requests use: it must answer when they are many.
     text = await asyncio.to_thread(request.app[METRICS].exposition)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _fresh(request: web.Request) -> Follower | None:
+    """Return who knows what the other workers have, as of now."""
+    follower = request.app.get(FOLLOWER)
+    if follower is not None:
+        await follower.refresh()
+    return follower
