@@ -255,7 +255,7 @@ class Administration:
             upcoming=upcoming.version if upcoming else None,
             workers=[
                 {"host": report.host, "pid": report.pid, "versions": _versions(report, name)}
-                for report in follower.deciding
+                for report in sorted(follower.deciding, key=lambda report: report.pid)
             ],
         )
 

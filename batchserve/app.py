@@ -94,7 +94,8 @@ async def create_app() -> web.AppRunner:
     door = _open_later(app, config)
     signals.let_through()
     for version in app[REPOSITORY].versions:
-        logger.info("%s", version.summary)
+        if version.loaded:
+            logger.info("%s", version.summary)
     if not config.server.bind.startswith("unix:"):
         scheme = "https" if config.server.tls else "http"
         logger.info("how to call it: %s://%s/", scheme, config.server.bind)

@@ -69,7 +69,7 @@ def permitted(config: Config, key: str, section: Mapping[str, Any]) -> ModelConf
 
 def _checked(config: Config, field: str, value: str, folder: str | None) -> str:
     """Return the value, a path without links in it."""
-    if value in BUILT_IN or any(getattr(model, field) == value for model in config.models):
+    if value in BUILT_IN or _is_named(config, field, value):
         return value
     if value.startswith(TORCHVISION) or (field == "weights" and _is_constant(value)):
         return value
@@ -93,6 +93,12 @@ def _checked(config: Config, field: str, value: str, folder: str | None) -> str:
             f"operator may move the file there"
         )
     return real
+
+
+def _is_named(config: Config, field: str, value: str) -> bool:
+    # Both are called for a module.
+    alike = ("source", "architecture") if field in ("source", "architecture") else (field,)
+    return any(getattr(model, other) == value for model in config.models for other in alike)
 
 
 def _is_constant(weights: str) -> bool:

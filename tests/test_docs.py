@@ -13,7 +13,14 @@ from pydantic import BaseModel
 
 from batchserve import errors
 from batchserve.app import ROUTES
-from batchserve.config import BatchingConfig, Config, ImageConfig, ModelConfig, ServerConfig
+from batchserve.config import (
+    BatchingConfig,
+    Config,
+    ImageConfig,
+    ModelConfig,
+    ServerConfig,
+    TlsConfig,
+)
 from batchserve.metrics import Metrics
 from tests.conftest import ROOT
 
@@ -34,7 +41,10 @@ def all_subclasses(kind: type[Any]) -> Iterator[type[Any]]:
         yield from all_subclasses(subclass)
 
 
-@pytest.mark.parametrize("section", [ServerConfig, ModelConfig, ImageConfig, BatchingConfig])
+SECTIONS = (ServerConfig, ModelConfig, ImageConfig, BatchingConfig, TlsConfig)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
 def test_every_config_key_is_documented_with_its_default(section: type[BaseModel]):
     documented = text_of("docs/configuration.md")
     for name, field in section.model_fields.items():
@@ -48,11 +58,7 @@ def test_every_config_key_is_documented_with_its_default(section: type[BaseModel
 
 
 def test_no_config_key_is_documented_that_does_not_exist():
-    known = {
-        name
-        for section in (Config, ServerConfig, ModelConfig, ImageConfig, BatchingConfig)
-        for name in section.model_fields
-    }
+    known = {name for section in (Config, *SECTIONS) for name in section.model_fields}
     rows = re.findall(r"^\| `(\w+)` \|", text_of("docs/configuration.md"), flags=re.MULTILINE)
     assert set(rows) <= known
 

@@ -99,10 +99,12 @@ class Follower:
     # What the owner calls.
 
     async def start(self, *, strict: bool) -> None:
-        """Load all that is wanted, and follow from then on.
+        """Load all that every worker is to have, and follow from then on.
+
+        What is being loaded elsewhere is loaded here, too, but not waited for.
 
         Args:
-            strict: a version that fails is a failure of all, unless it never was ready anywhere.
+            strict: a version that fails is a failure of all.
 
         Raises:
             LoadError: of a version that failed; if not strict, only if none is ready.

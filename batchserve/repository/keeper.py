@@ -62,14 +62,16 @@ class Keeper:
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
         if todo.load and self._loading is None:
-            self._loading = asyncio.create_task(self._load(todo.load[0]))
+            # A worker that starts serves before it loads what is new to all.
+            first = next((target for target in todo.load if target.settled), todo.load[0])
+            self._loading = asyncio.create_task(self._load(first))
         repository.arrange([(target.key, target.serial) for target in planned.targets])
         ready = {version.key for version in held if version.state is State.READY}
         return {n: v for n, v in todo.make_current.items() if f"{n}:{v}" in ready}
 
     def has_tried(self, planned: Plan) -> bool:
-        """Whether all that is planned is ready here, or has failed."""
-        found = [self._find(target) for target in planned.targets]
+        """Whether all that every worker has had ready is ready here, or has failed."""
+        found = [self._find(target) for target in planned.targets if target.settled]
         return all(v is not None and v.state in (State.READY, State.FAILED) for v in found)
 
     def check(self, planned: Plan, *, strict: bool) -> None:
@@ -77,8 +79,7 @@ class Keeper:
 
         Args:
             planned: what was.
-            strict: a version that fails is a failure of all, unless it never was ready anywhere;
-                otherwise only if none is ready.
+            strict: a version that fails is a failure of all; otherwise only if none is ready.
 
         Raises:
             LoadError: of the first that failed.
@@ -86,8 +87,7 @@ class Keeper:
         failed = [
             version
             for target in planned.targets
-            if (version := self._find(target)) and version.state is State.FAILED
-            if target.settled or not strict
+            if target.settled and (version := self._find(target)) and version.state is State.FAILED
         ]
         if failed and (strict or not any(found.ready for found in self.repository.versions)):
             raise LoadError(failed[0].error or failed[0].key)

@@ -68,6 +68,7 @@ class ModelRepository:
             except LoadError as error:
                 if strict:
                     raise
+                logger.error("%s answers 503, because it cannot be loaded: %s", version.key, error)  # noqa: TRY400
                 errors.append(error)
         if errors and not any(version.ready for version in self.versions):
             raise errors[0]

@@ -20,7 +20,8 @@ async def ready(request: web.Request) -> web.Response:
     if traffic.draining:
         raise Draining(traffic.draining)
     if repository.ready:
-        failed = {"failed": repository.failed} if repository.failed else {}
+        # Why, /models tells those who may know.
+        failed = {"failed": list(repository.failed)} if repository.failed else {}
         return web.json_response({"status": "ready", **failed})
     waiting = [version for version in repository.versions if not version.ready]
     raise NotReady(

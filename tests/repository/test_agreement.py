@@ -68,7 +68,8 @@ class Worker:
         self.current |= todo.make_current
         self.held = [version for version in self.held if version not in todo.unload]
         if not any(version.state is State.LOADING for version in self.held):
-            self.held += [Held(t.key, t.serial, State.LOADING) for t in todo.load[:1]]
+            first = sorted(todo.load, key=lambda target: not target.settled)[:1]
+            self.held += [Held(t.key, t.serial, State.LOADING) for t in first]
         here = {version.key.partition(":")[0] for version in self.held}
         self.current = {n: v for n, v in self.current.items() if n in here}
         if self.accepting:
@@ -88,8 +89,9 @@ class Worker:
 
     @property
     def has_tried_all(self) -> bool:
-        todo = steps(plan(BASE, self.wanted), self.held, self.current)
-        return not todo.load and all(version.state is not State.LOADING for version in self.held)
+        over = {(v.key, v.serial) for v in self.held if v.state in (State.READY, State.FAILED)}
+        planned = plan(BASE, self.wanted)
+        return all((t.key, t.serial) in over for t in planned.targets if t.settled)
 
 
 class Agreement(RuleBasedStateMachine):
