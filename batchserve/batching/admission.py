@@ -24,6 +24,7 @@ class Backlog:
         decode_s: what decoding takes, before an item is on the queue.
         rate: items per second that have come lately.
         slack_s: by bucket, for how long the item that is next can still wait for its answer.
+        toll: by how much longer everything takes than its passes, because some fail.
     """
 
     loads: Mapping[Hashable, Mapping[Priority, Load]]
@@ -31,6 +32,7 @@ class Backlog:
     decode_s: float
     rate: float
     slack_s: Mapping[Hashable, float]
+    toll: float = 1.0
 
     @property
     def is_empty(self) -> bool:
@@ -74,7 +76,7 @@ def check_promise(count: int, terms: Terms, now_s: float, backlog: Backlog, cost
         # Nobody is held up, and an estimate that is too high would never be put right.
         return
     left_s = terms.due_s - now_s
-    expected_s = seconds_until_done(count, terms.priority, backlog, cost)
+    expected_s = backlog.toll * seconds_until_done(count, terms.priority, backlog, cost)
     margin_s = cost.margin_s(expected_s)
     if not is_in_time(expected_s, margin_s, left_s):
         late_s = max(0.0, expected_s + min(margin_s, MOST_MARGIN * left_s) - left_s)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchserve.batch import Batch, Priority, Terms
+from batchserve.batch import Batch, CloseReason, Priority, Terms
 from batchserve.batching.admission import (
     Backlog,
     check_places,
@@ -253,3 +253,27 @@ def test_a_pass_that_is_over_its_time_may_go_on_as_long():
     assert left_s == pytest.approx([0.75, 0.5, 8.0])
     compute(scheduler, batch, 0.0, 9.0)
     assert scheduler.backlog_s(9.0) == 0.0
+
+
+# What fails, and is tried again.
+
+
+def test_parts_of_a_failed_batch_are_ahead_of_everybody():
+    scheduler = Scheduler(AdaptivePolicy(N), cost_of(ONE_BY_ONE), 100)
+    terms = Terms(due_s=2.5, deadline_s=NEVER_S)
+    half = Batch([item(), item()], CloseReason.RETRY, 0.0)
+    scheduler.retrying([half])
+    with pytest.raises(Overloaded):
+        scheduler.check(1, terms, now_s=0.0)
+    # The device is free: they are not there any more, whatever has become of them.
+    scheduler.next_batch(0.0, 0, draining=False)
+    scheduler.check(1, terms, now_s=0.0)
+
+
+def test_while_batches_fail_more_time_is_reckoned_with():
+    cost = cost_of(ONE_BY_ONE)
+    terms = Terms(due_s=3.0, deadline_s=NEVER_S)
+    waiting = {"key": {NORMAL: Load(1, 1)}}
+    check_promise(1, terms, 0.0, backlog(waiting), cost)
+    with pytest.raises(Overloaded):
+        check_promise(1, terms, 0.0, backlog(waiting, toll=2.0), cost)
