@@ -20,6 +20,7 @@ BATCHING = [
         "batching.memory_limit",
         "batching.quarantine",
         "batching.toll",
+        "batching.arrivals",
     ],
     ["batching.cost"],
     ["batching.bucket"],

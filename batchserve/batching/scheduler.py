@@ -6,12 +6,18 @@ decoded, and what is known of the pass that is running.
 """
 
 import math
-from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
-from batchserve.batching.admission import Backlog, check_places, check_promise, is_in_time
+from batchserve.batching.admission import (
+    Backlog,
+    check_places,
+    check_promise,
+    held_up_s,
+    is_in_time,
+)
+from batchserve.batching.arrivals import Arrivals
 from batchserve.batching.bucket import Bucket, Lane, Load
 from batchserve.batching.cost import Cost
 from batchserve.batching.memory_limit import MemoryLimit
@@ -59,7 +65,7 @@ class Scheduler:
         self._toll = Toll()
         self._free_since_s = 0.0
         self._decode_s = 0.0
-        self._came_s: deque[float] = deque(maxlen=policy.max_batch_size)
+        self._arrivals = Arrivals(company=policy.max_batch_size)
 
     # Who is let in.
 
@@ -252,7 +258,7 @@ class Scheduler:
         if not bucket.lanes[item.terms.priority]:
             self._join(item.terms.priority)
         bucket.append(item)
-        self._came_s.append(item.queued_s)
+        self._arrivals.came(item.terms.priority, item.queued_s)
         self.queued += 1
 
     def _join(self, priority: Priority) -> None:
@@ -326,14 +332,9 @@ class Scheduler:
             loads[None] = self._loads_held()
         slack_s = {bucket.key: bucket.due_s - now_s for bucket in self._buckets.values()}
         return Backlog(
-            loads, self._busy_s(now_s), self._decode_s, self._rate(now_s), slack_s,
-            self._toll.factor,
+            loads, self._busy_s(now_s), self._decode_s, self._arrivals.rate(now_s),
+            self._arrivals.rates(now_s), slack_s, self._toll.factor,
         )  # fmt: skip
-
-    def _rate(self, now_s: float) -> float:
-        """Items per second, as the last ones came that would fill a batch."""
-        since_s = now_s - self._came_s[0] if self._came_s else 0.0
-        return len(self._came_s) / since_s if since_s > 0 else 0.0
 
     def _is_surely_in_time(self, count: int, terms: Terms, now_s: float) -> bool:
         """Whether even one by one all would be computed in time: most often, and soon told."""
@@ -341,9 +342,11 @@ class Scheduler:
             return False
         key = next(iter(self._buckets), None)
         busy_s = self._busy_s(now_s)
-        company = self._rate(now_s) * busy_s
-        items = self.taken + count + company
-        expected_s = busy_s + items * self.cost.seconds(key, 1) + self._decode_s
+        alone_s = self.cost.seconds(key, 1)
+        company = self._arrivals.rate(now_s) * busy_s
+        expected_s = busy_s + (self.taken + count + company) * alone_s + self._decode_s
+        rates = self._arrivals.rates(now_s)
+        expected_s += held_up_s(expected_s, terms.priority, rates, alone_s)
         expected_s *= self._toll.factor
         return is_in_time(expected_s, self.cost.margin_s(expected_s), terms.due_s - now_s)
 
