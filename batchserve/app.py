@@ -23,7 +23,7 @@ from batchserve.loading import use_threads
 from batchserve.metrics import Metrics
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
-from batchserve.web import debug, health, operations, page
+from batchserve.web import dashboard, debug, health, operations, page
 from batchserve.web.access_log import AccessLog
 from batchserve.web.door import SHORTEST_S, Door
 from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY, TRACE, TRAFFIC
@@ -46,8 +46,12 @@ ROUTES = [
     web.get("/debug/batches", debug.show_batches),
     web.get("/openapi.json", openapi),
     web.get("/docs", page.docs),
+    web.get("/docs/static/{name}", page.docs_asset),
     web.get("/", page.index),
-    web.get("/docs/static/{name}", page.asset),
+    web.get("/dashboard", page.dashboard),
+    web.get("/dashboard/data", dashboard.show_history),
+    web.get("/static/{name}", page.asset),
+    web.get("/samples/{name}", page.sample),
 ]
 
 # Gunicorn's code for a worker that cannot start: the master stops instead of trying for ever.
@@ -111,7 +115,7 @@ async def build_app(config: Config) -> web.Application:
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
     app.add_routes(ROUTES)
-    app.cleanup_ctx.extend([_decoding, _models, _meanwhile(_sample_gauges)])
+    app.cleanup_ctx.extend([_decoding, _models, _meanwhile(_sample_gauges), dashboard.history])
     app.on_shutdown.append(_drain)
     return app
 

@@ -5,8 +5,8 @@ from aiohttp.abc import AbstractAccessLogger
 
 from batchserve.web.keys import ANSWER, REQUEST_ID, SECONDS
 
-# Probes come every few seconds and tell nothing.
-SILENT = frozenset({"/livez", "/readyz", "/healthz", "/ping", "/metrics"})
+# Probes, Prometheus and the dashboard come every few seconds and tell nothing.
+SILENT = frozenset({"/livez", "/readyz", "/healthz", "/ping", "/metrics", "/dashboard/data"})
 
 
 class AccessLog(AbstractAccessLogger):
