@@ -4,7 +4,6 @@ Pure: what had been counted at two moments goes in, a point of the curves betwee
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -26,16 +25,19 @@ RATES = ("answers", "refusals", "faults", "batches")
 DIGITS = 4
 
 # What was counted, by what it is and by the label that divides it.
-Counts = Counter[tuple[str, str]]
+Counts = dict[tuple[str, str], float]
 Point = dict[str, Any]
 
 
 class Reading(Protocol):
     """A value of a metric, as prometheus_client reads it."""
 
-    name: str
-    labels: Mapping[str, str]
-    value: float
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+    @property
+    def value(self) -> float: ...
 
 
 class Snapshot(NamedTuple):
@@ -60,7 +62,9 @@ def snapshot(readings: Iterable[Reading], at_s: float, workers: int) -> Snapshot
             continue
         kind, label = READ[reading.name]
         model = f"{reading.labels['model']}:{reading.labels['version']}"
-        models.setdefault(model, Counter())[kind, reading.labels.get(label, "")] += reading.value
+        key = (kind, reading.labels.get(label, ""))
+        counts = models.setdefault(model, {})
+        counts[key] = counts.get(key, 0) + reading.value
     return Snapshot(at_s, workers, models)
 
 
@@ -71,7 +75,7 @@ def point(before: Snapshot, after: Snapshot) -> Point:
     """
     seconds = after.at_s - before.at_s
     grown = {
-        model: _grown(before.models.get(model, Counter()), counts)
+        model: _grown(before.models.get(model, {}), counts)
         for model, counts in after.models.items()
     }
     described: Point = {
@@ -83,10 +87,7 @@ def point(before: Snapshot, after: Snapshot) -> Point:
         },
     }
     if len(grown) > 1:
-        together: Counts = Counter()
-        for counts in grown.values():
-            together.update(counts)
-        described["all"] = _describe(together, seconds, after.workers)
+        described["all"] = _describe(_together(grown.values()), seconds, after.workers)
     return described
 
 
@@ -101,7 +102,7 @@ def quantile(share: float, buckets: Mapping[float, float]) -> float | None:
         None if nothing was counted; the last finite bound for what is above it.
     """
     bounds = sorted(buckets)
-    if not bounds or buckets[bounds[-1]] <= 0:
+    if not bounds:
         return None
     rank = share * buckets[bounds[-1]]
     lower, below = 0.0, 0.0
@@ -117,27 +118,32 @@ def quantile(share: float, buckets: Mapping[float, float]) -> float | None:
 
 def _grown(before: Counts, after: Counts) -> Counts:
     """Return what was added; a counter that has shrunk has begun anew."""
-    return Counter(
-        {
-            key: value
-            if key[0] in GAUGES
-            else (value - before[key] if value >= before[key] else value)
-            for key, value in after.items()
-        }
-    )
+    grown = {}
+    for key, value in after.items():
+        earlier = 0 if key[0] in GAUGES else before.get(key, 0)
+        grown[key] = value - earlier if value >= earlier else value
+    return grown
+
+
+def _together(parts: Iterable[Counts]) -> Counts:
+    total: Counts = {}
+    for counts in parts:
+        for key, value in counts.items():
+            total[key] = total.get(key, 0) + value
+    return total
 
 
 def _describe(counts: Counts, seconds: float, workers: int) -> Point:
     latency = _buckets(counts, "latency")
     described: Point = {
-        "items_per_s": _rounded(counts["items", ""] / seconds),
-        "busy_share": _rounded(counts["forward_s", ""] / seconds / max(1, workers)),
+        "items_per_s": _rounded(counts.get(("items", ""), 0) / seconds),
+        "busy_share": _rounded(counts.get(("forward_s", ""), 0) / seconds / max(1, workers)),
         "p50_ms": _millis(quantile(0.5, latency)),
         "p99_ms": _millis(quantile(0.99, latency)),
         "batch_sizes": _sizes(_buckets(counts, "size")),
     }
     for kind in GAUGES:
-        described[kind] = round(counts[kind, ""])
+        described[kind] = round(counts.get((kind, ""), 0))
     for kind in RATES:
         described[f"{kind}_per_s"] = {
             label: _rounded(count / seconds)

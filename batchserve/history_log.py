@@ -1,9 +1,8 @@
 """Where every worker finds the history: a file in the folder that they share, written by one."""
 
 import fcntl
-
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 # Ten minutes of points, two seconds apart.
 MOST_POINTS = 300
@@ -72,12 +71,6 @@ class HistoryLog:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _lines(self) -> list[bytes]:
         try:

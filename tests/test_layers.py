@@ -30,10 +30,11 @@ BATCHING = [
 ]
 LAYERS = [
     ["errors", "memory", "signals", "lineage"],
-    ["importing", "leaving"],
+    ["importing", "leaving", "history", "samples"],
     ["config", "batch"],
-    ["config_file"],
+    ["config_file", "history_log"],
     ["tasks", "loading", "decoding", "metrics", "trace"],
+    ["recorder"],
     *BATCHING,
     ["runners"],
     ["batching.passes"],
@@ -55,7 +56,7 @@ HOMES = {
     "gunicorn": ["gunicorn_settings"],
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations"],
     "yaml": ["config_file"],
-    "PIL": ["tasks", "demo"],
+    "PIL": ["tasks", "demo", "samples"],
     "typer": ["cli", "simulation.command"],
     "matplotlib": ["simulation.plot"],
 }

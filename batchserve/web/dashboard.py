@@ -30,7 +30,7 @@ async def history(app: web.Application) -> AsyncIterator[None]:
     """Record while the application lives, in the workers' shared folder or one of its own."""
     shared = os.environ.get(MULTIPROC_DIR)
     own = None if shared else await asyncio.to_thread(TemporaryDirectory)
-    log = app[HISTORY] = HistoryLog(Path(shared or own.name))
+    log = app[HISTORY] = HistoryLog(Path(own.name if own else shared or ""))
     stop = asyncio.Event()
     recording = asyncio.create_task(_record(Recorder(app[METRICS], log), stop), name="history")
     yield

@@ -18,8 +18,14 @@ SWAGGER_ASSETS = {
     for name in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 }
 STATIC = Path(__file__).parent / "static"
+# Stated, because a machine may have its own opinion of what a suffix means.
+KINDS = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 # All that the pages load; templates are rendered instead.
-ASSETS = {path.name: path for path in STATIC.iterdir() if path.suffix in {".css", ".js", ".svg"}}
+ASSETS = {path.name: path for path in STATIC.iterdir() if path.suffix in KINDS}
 SAMPLES = find_photos()
 # Nothing from elsewhere, no script in the page itself. A photo that was chosen is shown as a blob.
 POLICY = (
@@ -71,12 +77,13 @@ async def docs(_: web.Request) -> web.Response:
 
 async def asset(request: web.Request) -> web.FileResponse:
     """Serve what the pages load."""
-    return _file(request, ASSETS, HEADERS)
+    path = _find(request, ASSETS)
+    return web.FileResponse(path, headers={**HEADERS, "Content-Type": KINDS[path.suffix]})
 
 
 async def docs_asset(request: web.Request) -> web.FileResponse:
     """Serve what the page at /docs loads."""
-    return _file(request, SWAGGER_ASSETS, {})
+    return web.FileResponse(_find(request, SWAGGER_ASSETS))
 
 
 async def sample(request: web.Request) -> web.Response:
@@ -88,10 +95,8 @@ async def sample(request: web.Request) -> web.Response:
     return web.Response(body=photo, content_type="image/jpeg", headers=HEADERS)
 
 
-def _file(
-    request: web.Request, known: dict[str, Path], headers: dict[str, str]
-) -> web.FileResponse:
+def _find(request: web.Request, known: dict[str, Path]) -> Path:
     try:
-        return web.FileResponse(known[request.match_info["name"]], headers=headers)
+        return known[request.match_info["name"]]
     except KeyError:
         raise NotFound(f"there is no path {request.path}") from None
