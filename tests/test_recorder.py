@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from batchserve import recorder
 from batchserve.history_log import HistoryLog
 from batchserve.metrics import Metrics
 from batchserve.recorder import EVERY_S, Recorder
@@ -57,5 +56,5 @@ def test_a_clock_that_was_set_back_makes_no_point(log):
 
 def test_the_dearer_a_look_the_rarer(log, monkeypatch):
     used = iter([1.0, 1.1])
-    monkeypatch.setattr(recorder.time, "thread_time", lambda: next(used))
+    monkeypatch.setattr("batchserve.recorder.time.thread_time", lambda: next(used))
     assert Recorder(Metrics(), log).record() == pytest.approx(10)

@@ -39,7 +39,8 @@ async def leading(client: Client) -> None:
 
 
 def log_folder(client: Client) -> Path:
-    return client.app[HISTORY]._path.parent
+    folder: Path = client.app[HISTORY]._path.parent
+    return folder
 
 
 async def test_the_recorded_points_are_answered_in_their_order(serve):

@@ -117,10 +117,11 @@ class Tally {
     const answered = this.latencies.length;
     const inputs = answered * this.count;
     const requests = this.count === 1 ? "" : ` in ${answered} requests`;
-    if (this.seconds === null || !answered) return `${inputs} of ${ALL} answered${requests}`;
+    const most = Math.max(...this.sizes.keys());
+    if (!answered) return "";
+    if (this.seconds === null) return `${inputs} of ${ALL} answered${requests}, in batches of up to ${most}`;
     const sorted = this.latencies.toSorted((a, b) => a - b);
     const at = (share) => milliseconds(sorted[Math.min(answered - 1, Math.floor(share * answered))]);
-    const most = Math.max(...this.sizes.keys());
     const rate = inputs / this.seconds;
     return `${inputs} answered${requests} in ${this.seconds.toFixed(1)} s, ` +
       `${rate.toFixed(rate < 10 ? 1 : 0)} a second, in batches of up to ${most}. ` +

@@ -25,7 +25,6 @@ const charts = [];
 const number = (value) => value.toFixed(value < 10 ? 1 : 0);
 const rate = (value) => (value === null ? "–" : `${value < 10 ? value.toFixed(1) : value.toFixed(0)}/s`);
 const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(0)} %`);
-const mean = (value) => (value === null ? "–" : value.toFixed(1));
 const count = (value) => (value === null ? "–" : String(value));
 const millis = (value) => (value === null ? "–" : milliseconds(value));
 
@@ -57,7 +56,7 @@ const BEFORE_BATCHES = [
 ];
 const AFTER_BATCHES = [
   lines("Items in a batch, on average", { items: "forward" }, (said) => meanBatch(said),
-    { format: mean, top: fromZero(2), quiet: "There were no batches." }),
+    { format: number, top: fromZero(2), quiet: "There were no batches." }),
   lines("Items waiting, and in a forward pass", { waiting: "queue", computing: "forward" },
     (said, name) => (name === "waiting" ? said.queue_items : said.in_flight_items) ?? 0,
     { top: fromZero(4), area: ["waiting"] }),

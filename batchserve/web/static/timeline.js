@@ -12,13 +12,13 @@ const MOST = 460;
 // Room for the axis.
 const AXIS = 32;
 const STEP = 0.2;
-const FIRST_SHOWN = 24;
+const FIRST_SHOWN = 12;
 const LETTER = 7;
 
 const where = document.querySelector("#timeline");
 const reading = document.querySelector("#reading");
 
-// From trace events to passes and items, in seconds since the first; rows without overlaps.
+// From trace events to passes and their items, in seconds: 0 is when the last pass ended.
 export function passesOf({ traceEvents: events }) {
   const names = new Map(events.filter((one) => one.ph === "M").map((one) => [one.tid, one.args.name]));
   const forwards = events.filter((one) => one.ph === "X");
@@ -46,8 +46,8 @@ export function passesOf({ traceEvents: events }) {
 }
 
 function inSeconds(passes) {
-  const first = Math.min(...passes.flatMap((pass) => [pass.start, ...pass.items.map((item) => item.arrived)]));
-  const at = (micros) => (micros - first) / 1e6;
+  const last = Math.max(...passes.map((pass) => pass.end));
+  const at = (micros) => (micros - last) / 1e6;
   return passes.map((pass) => ({
     ...pass,
     start: at(pass.start),
@@ -76,21 +76,19 @@ class Timeline {
     this.passes = passes;
     this.tracks = [...new Set(passes.map((pass) => pass.track))];
     this.rows = giveRows(passes);
-    this.end = Math.max(...passes.map((pass) => pass.end));
-    this.least = Math.min(...passes.map((pass) => pass.end - pass.start), this.end) / 20;
+    this.first = Math.min(...passes.flatMap((pass) => [pass.start, ...pass.items.map((item) => item.arrived)]));
+    this.least = Math.min(...passes.map((pass) => pass.end - pass.start)) / 20;
     this.range = this.beginning();
     this.height = this.tracks.length * TRACK + this.rows * ROW;
-    this.chart = makeChart(where, this.options(), [[0, this.end], [null, null]]);
+    this.chart = makeChart(where, this.options(), [[this.first, 0], [null, null]]);
     this.listen();
   }
 
-  // From the first of the last passes on, as much as lets single ones be told apart.
+  // Some of the last passes, so few that they can be told apart.
   beginning() {
-    const lately = this.passes.slice(-FIRST_SHOWN);
-    const lengths = lately.map((pass) => pass.end - pass.start).toSorted((a, b) => a - b);
-    const width = Math.max(this.least, 2 * FIRST_SHOWN * lengths[Math.floor(lengths.length / 2)]);
-    const from = Math.max(0, Math.min(lately[0].items[0]?.arrived ?? lately[0].start, this.end - this.least));
-    return [from, Math.min(this.end, from + width)];
+    const shown = this.passes.slice(-2 * FIRST_SHOWN).slice(0, FIRST_SHOWN);
+    const from = Math.min(...shown.map((pass) => pass.items[0]?.arrived ?? pass.start));
+    return [from, Math.max(...shown.map((pass) => pass.end))];
   }
 
   options() {
@@ -100,9 +98,9 @@ class Timeline {
       cursor: { drag: { x: false, y: false }, y: false },
       scales: {
         x: { time: false, range: () => this.range },
-        y: { range: () => [this.height, 0] },
+        y: { range: () => [0, this.height], dir: -1 },
       },
-      axes: [axis({ space: 90, values: (_chart, ticks) => ticks.map((tick) => before(this.end - tick)) }), this.trackAxis()],
+      axes: [axis({ space: 90, values: (_chart, ticks) => ticks.map(before) }), this.trackAxis()],
       series: [{}, { show: false }],
       padding: [4, 8, 0, 8],
       hooks: { draw: [(chart) => this.draw(chart)], setCursor: [(chart) => this.read(chart)] },
@@ -180,7 +178,7 @@ class Timeline {
   // Shows more or less around a place between 0, the left, and 1.
   zoom(factor, around = 0.5) {
     const [from, to] = this.range;
-    const width = Math.min(this.end, Math.max(this.least, (to - from) * factor));
+    const width = Math.min(-this.first, Math.max(this.least, (to - from) * factor));
     this.look(from + around * (to - from - width), width);
   }
 
@@ -190,11 +188,11 @@ class Timeline {
   }
 
   whole() {
-    this.look(0, this.end);
+    this.look(this.first, -this.first);
   }
 
   look(from, width) {
-    const start = Math.min(Math.max(0, from), this.end - width);
+    const start = Math.min(Math.max(this.first, from), -width);
     this.range = [start, start + width];
     this.chart.setScale("x", { min: this.range[0], max: this.range[1] });
   }
@@ -275,7 +273,8 @@ export async function startTimeline() {
 
 function fill(chart, [left, top, width, height], shade) {
   chart.ctx.fillStyle = shade;
-  chart.ctx.fillRect(left, top, Math.max(1, width), height);
+  // A gap of a pixel tells neighbours apart.
+  chart.ctx.fillRect(left, top, Math.max(1, width - 1), height);
 }
 
 function tell(pass, item) {
@@ -288,8 +287,7 @@ function tell(pass, item) {
 }
 
 function before(seconds) {
-  if (Math.abs(seconds) < 1e-9) return "the last";
-  return `−${milliseconds(1000 * seconds)}`;
+  return seconds < 0 ? `−${milliseconds(-1000 * seconds)}` : "the last";
 }
 
 function apart([a, b]) {
