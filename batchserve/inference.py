@@ -12,6 +12,7 @@ from batchserve.decoding import CodecPool
 from batchserve.errors import ModelFailed, RequestError
 from batchserve.repository import ModelVersion
 from batchserve.tasks.base import Task
+from batchserve.tasks.tensors import are_items
 
 # A larger output is turned into lists and text on a thread: 20 KB are 5,000 numbers in fp32.
 INLINE_OUTPUT_BYTES = 20_000
@@ -56,7 +57,7 @@ async def infer(
     Args:
         model: ready.
         arrival: this request's, with the model's batcher.
-        payloads: as the client sent them.
+        payloads: as the client sent them, or all of them items already.
         body_bytes: the size of the whole body; a small one is decoded on the loop.
         encode: of one row; the task's, as a rule.
         pool: for decoding and encoding what is not small.
@@ -68,7 +69,9 @@ async def infer(
     """
     arrival.reserve(len(payloads))
     started_s = perf_counter()
-    if body_bytes < model.task.inline_bytes:
+    if are_items(payloads):
+        tensors = list(payloads)
+    elif body_bytes < model.task.inline_bytes:
         tensors = [_decode(model.task, payloads, i) for i in range(len(payloads))]
     else:
         tensors = await _decode_in_pool(model.task, payloads, pool)
