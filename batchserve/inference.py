@@ -32,6 +32,7 @@ class Answer:
         batch_size: items that shared the forward pass.
         batch_reason: why the batch was closed when it was; of several batches, the last one.
         decode_s: for all inputs together, the wait for a thread included.
+        encode_s: for all outputs together, likewise.
         is_small: the outputs are few numbers, and cost the event loop little.
     """
 
@@ -41,6 +42,7 @@ class Answer:
     decode_s: float
     queue_s: float
     forward_s: float
+    encode_s: float
     is_small: bool
 
 
@@ -80,12 +82,14 @@ async def infer(
     items = arrival.submit(tensors)
     rows = await _rows_of(items)
 
+    started_s = perf_counter()
     is_small = all(_is_small(row, len(rows)) for row in rows)
     if is_small:
         outputs = _encode(encode, rows)
     else:
         outputs = await pool.encode(_encode, encode, rows)
-    return _answer(outputs, items, decode_s, is_small=is_small)
+    encode_s = perf_counter() - started_s
+    return _answer(outputs, items, decode_s, encode_s, is_small=is_small)
 
 
 async def _decode_in_pool(task: Task, payloads: Sequence[Any], pool: CodecPool) -> list[Any]:
@@ -133,7 +137,12 @@ def _encode(encode: Encode, rows: Sequence[Any]) -> list[Any]:
 
 
 def _answer(
-    outputs: list[Any], items: Sequence[Item], decode_s: float, *, is_small: bool
+    outputs: list[Any],
+    items: Sequence[Item],
+    decode_s: float,
+    encode_s: float,
+    *,
+    is_small: bool,
 ) -> Answer:
     batches = [batch for item in items if (batch := item.batch)]
     waits = [batch.formed_s - item.queued_s for item in items if (batch := item.batch)]
@@ -144,5 +153,6 @@ def _answer(
         decode_s=decode_s,
         queue_s=max(waits),
         forward_s=max(batch.forward_s for batch in batches),
+        encode_s=encode_s,
         is_small=is_small,
     )

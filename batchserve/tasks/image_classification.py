@@ -17,7 +17,7 @@ from batchserve.errors import InvalidInput, LoadError
 from batchserve.tasks import image as images
 from batchserve.tasks.base import Parameters, Task
 from batchserve.tasks.payloads import elements_of
-from batchserve.tasks.tensors import INPUT, TensorSpec, datatype_of
+from batchserve.tasks.tensors import INPUT, ONE_OF_BYTES, TensorSpec, datatype_of
 
 # float32 has no more.
 SCORE_DIGITS = 7
@@ -104,7 +104,7 @@ class ImageClassification(Task):
         return torch.from_numpy(np.array(pixels))
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
-        return (TensorSpec(INPUT, "BYTES", ()),)
+        return (ONE_OF_BYTES,)
 
     def payloads(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Sequence[Any]:
         """Return files to decode, from BYTES; or items, if the client has done that itself.

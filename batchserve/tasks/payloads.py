@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from batchserve.errors import BadRequest, InvalidInput
-from batchserve.tasks.tensors import INPUT, VARIES, TensorSpec
+from batchserve.tasks.tensors import INPUT, ONE_OF_BYTES, VARIES, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +91,7 @@ def spec_of(task: type[Task]) -> TensorSpec:
     while schema.get("type") == "array":
         schema, shape = schema.get("items", {}), (*shape, VARIES)
     datatype = None if task.media_types else NUMBERS.get(schema.get("type", ""))
-    return TensorSpec(INPUT, datatype, shape) if datatype else TensorSpec(INPUT, "BYTES", ())
+    return TensorSpec(INPUT, datatype, shape) if datatype else ONE_OF_BYTES
 
 
 @cache

@@ -46,13 +46,14 @@ class TensorTask(Task):
         Raises:
             InvalidInput: ragged, of another shape, not numbers, or not finite.
         """
+        wanted = f"nested lists of {self.dtype}{_of_shape(self.shape)}"
         if holds_text(payload):
-            raise self._no_number()
+            raise _no_number(wanted)
         try:
             array = np.asarray(payload)
         except ValueError:
             raise InvalidInput("the nested lists are ragged; every row needs one length") from None
-        return torch.from_numpy(self._checked(array, array.shape))
+        return torch.from_numpy(self._checked(array, array.shape, wanted))
 
     def payloads(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> list[torch.Tensor]:
         """Return the rows of the one tensor, all converted at once.
@@ -61,7 +62,9 @@ class TensorTask(Task):
             InvalidInput: of another shape, or of numbers that this task's dtype does not hold.
         """
         array = tensors[INPUT]
-        return list(torch.from_numpy(self._checked(array, array.shape[1:])))
+        shape = None if self.shape is None else (VARIES, *self.shape)
+        wanted = f"{datatype_of(self.dtype)}{_of_shape(shape)}"
+        return list(torch.from_numpy(self._checked(array, array.shape[1:], wanted)))
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         shape = (VARIES,) if self.shape is None else self.shape
@@ -76,33 +79,38 @@ class TensorTask(Task):
         sizes = [1 if size == VARIES else size for size in self.shape]
         return torch.from_numpy(np.zeros(sizes, self.dtype))
 
-    def _checked(self, array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """Return a copy in this task's dtype; `shape` is that of an item in it."""
+    def _checked(
+        self, array: np.ndarray[Any, Any], shape: tuple[int, ...], wanted: str
+    ) -> np.ndarray[Any, Any]:
+        """Return a copy in this task's dtype.
+
+        Args:
+            array: an item, or several.
+            shape: of each item in it.
+            wanted: what it must be, in words.
+        """
         if array.dtype.kind not in "biuf":
-            raise self._no_number()
+            raise _no_number(wanted)
         if self.shape is not None and not _fits(shape, self.shape):
-            raise InvalidInput(f"the input has shape {list(shape)}, not {self._wanted}")
+            raise InvalidInput(f"the input has shape {[*array.shape]}, not {wanted}")
         if array.dtype.kind == "f" and self.dtype.kind != "f" and array.size:
-            raise InvalidInput(f"the input must be {self._wanted}; something in it is a fraction")
+            raise InvalidInput(f"the input must be {wanted}; something in it is a fraction")
         with np.errstate(over="ignore"):
             converted = array.astype(self.dtype)
         if self.dtype.kind == "f":
             if not np.isfinite(converted).all():
-                raise InvalidInput(f"the input must be {self._wanted}; something is not finite")
+                raise InvalidInput(f"the input must be {wanted}; something is not finite")
         elif not np.array_equal(converted, array):
-            raise InvalidInput(f"the input must be {self._wanted}; something is out of range")
+            raise InvalidInput(f"the input must be {wanted}; something is out of range")
         return converted
 
-    def _no_number(self) -> InvalidInput:
-        return InvalidInput(
-            f"the input must be {self._wanted}; something in it is not a number"
-        )
 
-    @property
-    def _wanted(self) -> str:
-        if self.shape is None:
-            return f"nested lists of {self.dtype}"
-        return f"nested lists of {self.dtype} of shape {list(self.shape)}"
+def _no_number(wanted: str) -> InvalidInput:
+    return InvalidInput(f"the input must be {wanted}; something in it is not a number")
+
+
+def _of_shape(shape: tuple[int, ...] | None) -> str:
+    return "" if shape is None else f" of shape {[*shape]}"
 
 
 def shape_of_first_linear(module: torch.nn.Module) -> tuple[int, ...] | None:

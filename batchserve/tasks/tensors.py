@@ -45,6 +45,10 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+# A file, a text or JSON for each item, in the shape that Triton's clients are used to.
+ONE_OF_BYTES = TensorSpec(INPUT, "BYTES", (1,))
+
+
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """Return the protocol's name of a dtype.
 
