@@ -33,6 +33,7 @@ LAYERS = [
     ["batching.batcher"],
     ["repository"],
     ["inference"],
+    ["model_stats"],
     ["web"],
     ["app", "simulation", "testing", "demo"],
     ["gunicorn_hooks"],

@@ -42,7 +42,10 @@ async def list_models(request: web.Request) -> web.Response:
 
 async def model_ready(request: web.Request) -> web.Response:
     """Say whether a model would answer now."""
-    model = request.app[REPOSITORY].find(request.match_info["name"])
+    name = request.match_info["name"]
+    if name.endswith(":predict"):
+        raise web.HTTPMethodNotAllowed(request.method, ["POST"])
+    model = request.app[REPOSITORY].find(name)
     model.check_ready()
     return web.json_response({"name": model.name, "ready": True})
 

@@ -92,6 +92,33 @@ class InferRequest(Part):
     outputs: list[RequestOutput] = []
 
 
+class ResponseParameters(BaseModel):
+    """Of an output that goes behind the JSON."""
+
+    binary_data_size: int
+
+
+class ResponseOutput(BaseModel):
+    """One output tensor; its first dimension is the batch."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] = Field([], description="Flat; without: behind the JSON.")
+    parameters: ResponseParameters | None = None
+
+
+class InferResponse(BaseModel):
+    """Named tensors out."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    model_version: str
+    id: str = Field("", description="If the request has one.")
+    outputs: list[ResponseOutput]
+
+
 class IndexRequest(Part):
     """What to list of the repository."""
 
