@@ -22,9 +22,7 @@ def in_json(name: str, array: Array, **changes: Any) -> dict[str, Any]:
     return described(name, array, **{"data": array.tolist(), **changes})
 
 
-def binary(
-    inputs: dict[str, Array], header_length: int | None = None, **rest: Any
-) -> dict[str, Any]:
+def binary(inputs: dict[str, Array], **rest: Any) -> dict[str, Any]:
     """Return the arguments of a POST whose tensors are behind its JSON."""
     data = [to_binary(array) for array in inputs.values()]
     stated = [
@@ -32,8 +30,8 @@ def binary(
         for (name, array), content in zip(inputs.items(), data, strict=True)
     ]
     header = orjson.dumps({"inputs": stated, **rest})
-    length = len(header) if header_length is None else header_length
-    return {"data": b"".join([header, *data]), "headers": {HEADER_LENGTH: str(length)}}
+    headers = {HEADER_LENGTH: str(len(header))}
+    return {"data": b"".join([header, *data]), "headers": headers}
 
 
 def outputs_of(header: bytes, data: bytes) -> dict[str, Array]:
