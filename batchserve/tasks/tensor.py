@@ -46,14 +46,13 @@ class TensorTask(Task):
         Raises:
             InvalidInput: ragged, of another shape, not numbers, or not finite.
         """
-        wanted = f"nested lists of {self.dtype}{_of_shape(self.shape)}"
         if holds_text(payload):
-            raise _no_number(wanted)
+            raise self._no_number()
         try:
             array = np.asarray(payload)
         except ValueError:
             raise InvalidInput("the nested lists are ragged; every row needs one length") from None
-        return torch.from_numpy(self._checked(array, array.shape, wanted))
+        return torch.from_numpy(self._checked(array))
 
     def payloads(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> list[torch.Tensor]:
         """Return the rows of the one tensor, all converted at once.
@@ -61,10 +60,7 @@ class TensorTask(Task):
         Raises:
             InvalidInput: of another shape, or of numbers that this task's dtype does not hold.
         """
-        array = tensors[INPUT]
-        shape = None if self.shape is None else (VARIES, *self.shape)
-        wanted = f"{datatype_of(self.dtype)}{_of_shape(shape)}"
-        return list(torch.from_numpy(self._checked(array, array.shape[1:], wanted)))
+        return list(torch.from_numpy(self._checked(tensors[INPUT], rows=True)))
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         shape = (VARIES,) if self.shape is None else self.shape
@@ -79,38 +75,36 @@ class TensorTask(Task):
         sizes = [1 if size == VARIES else size for size in self.shape]
         return torch.from_numpy(np.zeros(sizes, self.dtype))
 
-    def _checked(
-        self, array: np.ndarray[Any, Any], shape: tuple[int, ...], wanted: str
-    ) -> np.ndarray[Any, Any]:
-        """Return a copy in this task's dtype.
-
-        Args:
-            array: an item, or several.
-            shape: of each item in it.
-            wanted: what it must be, in words.
-        """
+    def _checked(self, array: np.ndarray[Any, Any], *, rows: bool = False) -> np.ndarray[Any, Any]:
+        """Return a copy of an item, or of several as `rows`, in this task's dtype."""
+        shape = array.shape[1:] if rows else array.shape
         if array.dtype.kind not in "biuf":
-            raise _no_number(wanted)
+            raise self._no_number(rows=rows)
         if self.shape is not None and not _fits(shape, self.shape):
+            wanted = self._wanted(rows=rows)
             raise InvalidInput(f"the input has shape {[*array.shape]}, not {wanted}")
         if array.dtype.kind == "f" and self.dtype.kind != "f" and array.size:
-            raise InvalidInput(f"the input must be {wanted}; something in it is a fraction")
+            raise self._refusal("something in it is a fraction", rows=rows)
         with np.errstate(over="ignore"):
             converted = array.astype(self.dtype)
         if self.dtype.kind == "f":
             if not np.isfinite(converted).all():
-                raise InvalidInput(f"the input must be {wanted}; something is not finite")
+                raise self._refusal("something is not finite", rows=rows)
         elif not np.array_equal(converted, array):
-            raise InvalidInput(f"the input must be {wanted}; something is out of range")
+            raise self._refusal("something is out of range", rows=rows)
         return converted
 
+    def _no_number(self, *, rows: bool = False) -> InvalidInput:
+        return self._refusal("something in it is not a number", rows=rows)
 
-def _no_number(wanted: str) -> InvalidInput:
-    return InvalidInput(f"the input must be {wanted}; something in it is not a number")
+    def _refusal(self, what: str, *, rows: bool) -> InvalidInput:
+        return InvalidInput(f"the input must be {self._wanted(rows=rows)}; {what}")
 
-
-def _of_shape(shape: tuple[int, ...] | None) -> str:
-    return "" if shape is None else f" of shape {[*shape]}"
+    def _wanted(self, *, rows: bool) -> str:
+        kind = datatype_of(self.dtype) if rows else f"nested lists of {self.dtype}"
+        if self.shape is None:
+            return kind
+        return f"{kind} of shape {[VARIES, *self.shape] if rows else [*self.shape]}"
 
 
 def shape_of_first_linear(module: torch.nn.Module) -> tuple[int, ...] | None:

@@ -42,7 +42,8 @@ async def infer(request: web.Request) -> web.Response:
     coding = request.headers.get("Accept-Encoding", "").strip().lower()
     compress = CODINGS.get(coding)
     work = partial(_encode, model, question, answer, compress)
-    if answer.is_small and compress is None:
+    # A text for each class is slow work, few as the numbers may be.
+    if answer.is_small and not (compress or question.classifies):
         body, header_length = work()
     else:
         body, header_length = await pool.encode(work)

@@ -49,6 +49,11 @@ class InferQuestion(Question):
     outputs: Sequence[RequestOutput]
     binary: bool
 
+    @property
+    def classifies(self) -> bool:
+        """Whether classes are asked for, instead of their scores."""
+        return any(output.parameters.classification for output in self.outputs)
+
 
 async def read_infer(
     request: web.Request, model: ModelVersion, terms: Terms, arrived_s: float

@@ -46,7 +46,7 @@ class RequestInput(Part):
     name: Name = Field(examples=["input"])
     shape: list[Size] = Field(min_length=1, max_length=MOST_DIMENSIONS, examples=[[1, 10]])
     datatype: Literal[KNOWN] = Field(examples=["FP32"])  # type: ignore[valid-type]
-    parameters: InputParameters = InputParameters()
+    parameters: InputParameters = Field(default_factory=InputParameters)
     data: Any = Field(None, description="A list, flat or nested as shape says.")
 
 
@@ -63,7 +63,7 @@ class RequestOutput(Part):
     """An output tensor that is asked for."""
 
     name: Name = Field(examples=["output"])
-    parameters: OutputParameters = OutputParameters()
+    parameters: OutputParameters = Field(default_factory=OutputParameters)
 
 
 class RequestParameters(Part):
@@ -87,7 +87,7 @@ class InferRequest(Part):
     """Named tensors in; without `outputs`, all of them are answered."""
 
     id: str | None = Field(None, description="Repeated in the answer.")
-    parameters: RequestParameters = RequestParameters()
+    parameters: RequestParameters = Field(default_factory=RequestParameters)
     inputs: list[RequestInput] = Field(min_length=1)
     outputs: list[RequestOutput] = []
 
