@@ -338,12 +338,15 @@ class Scheduler:
 
     def _is_surely_in_time(self, count: int, terms: Terms, now_s: float) -> bool:
         """Whether even one by one all would be computed in time: most often, and soon told."""
-        if len(self._buckets) > 1:
-            return False
-        alone_s = self.cost.seconds(next(iter(self._buckets), None), 1)
         busy_s = self._busy_s(now_s)
-        items = self.taken + count + self._arrivals.rate(now_s) * busy_s
-        expected_s = busy_s + items * alone_s + self._decode_s
+        alone_s = self.cost.seconds(None, 1)
+        queued_s = 0.0
+        for key, bucket in self._buckets.items():
+            each_s = self.cost.seconds(key, 1)
+            alone_s = max(alone_s, each_s)
+            queued_s += len(bucket) * each_s
+        others = self._places_held + count + self._arrivals.rate(now_s) * busy_s
+        expected_s = busy_s + queued_s + others * alone_s + self._decode_s
         if self._arrivals.are_mixed:
             rates = self._arrivals.rates(now_s)
             expected_s += held_up_s(expected_s, terms.priority, rates, alone_s)
