@@ -80,7 +80,9 @@ class NextModule(Task):
         best = row.topk(min(parameters.top_k, len(row)))
         ranked = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [
-            {"module": self.modules[i], "score": round(score, 4)} for i, score in ranked if score
+            {"module": self.modules[i], "score": round(score, 4)}
+            for i, score in ranked
+            if score > 0
         ]
 
     def example(self) -> Tensor:

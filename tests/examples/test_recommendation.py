@@ -49,6 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         train, recommender = map(importlib.import_module, ("train", "recommender"))
         files = [file for source in train.FOLDERS for file in train.files_in(source)]
         training, held_out = train.split(files)
+        torch.set_num_threads(1)
         train.save(*train.train(training, STEPS))
         yield Trained(folder, train, recommender, training, held_out)
     del sys.modules["train"], sys.modules["recommender"]
@@ -113,15 +114,18 @@ async def test_the_readme_shows_what_is_answered(trained: Trained):
         response = await client.post(shown.path, json=shown.body)
         answer = await response.json()
     assert {**answer, "output": None} == {**expected, "output": None}
-    assert len(answer["output"]) == len(expected["output"])
-    best, *_ = answer["output"]
-    assert best == {"module": "unittest", "score": pytest.approx(0.55, abs=0.25)}
-    assert expected["output"][0]["module"] == "unittest"
+    assert [one.keys() for one in answer["output"]] == [one.keys() for one in expected["output"]]
+    assert answer["output"][0]["module"] == expected["output"][0]["module"] == "unittest"
 
 
 def test_it_keeps_what_a_server_relies_on(trained: Trained):
     task, model = trained.train.train(trained.training[:500], 10)
-    payloads = [FILE, {**FILE, "imports": []}, {**FILE, "kind": "module", "lines": 10**6}]
+    payloads = [
+        FILE,
+        {**FILE, "imports": []},
+        {**FILE, "kind": "module", "lines": 10**6},
+        {**FILE, "imports": task.modules},
+    ]
     refused: list[Any] = [
         None,
         [],
@@ -131,7 +135,7 @@ def test_it_keeps_what_a_server_relies_on(trained: Trained):
         {**FILE, "kind": "script"},
     ]
     answers = check_task(task, payloads, model, refused=refused, parameters={"top_k": "3"})
-    assert [len(answer) for answer in answers] == [3, 3, 3]
+    assert [len(answer) for answer in answers] == [3, 3, 3, 0]
 
 
 def test_batchserve_check_loads_it(trained: Trained, monkeypatch: pytest.MonkeyPatch):
@@ -165,7 +169,7 @@ def test_training_reports_its_hit_rate(trained: Trained, monkeypatch, tmp_path, 
     ("text", "imports"),
     [
         ("import os", {"os"}),
-        ("import os.path as p, sys\n    import json", {"os", "sys", "json"}),
+        ("import os.path as p, sys\n    import json  # , re", {"os", "sys", "json"}),
         ("from collections.abc import Iterator\nfrom . import re", {"collections"}),
         ("import numpy\nimport _thread\nimportant = re", set()),
     ],

@@ -1,5 +1,6 @@
 """`check_task` finds each way in which a task can break what the server relies on."""
 
+import base64
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -8,12 +9,15 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from batchserve.config import ImageConfig
 from batchserve.errors import InvalidInput, RequestError
 from batchserve.tasks.base import Parameters, Task
+from batchserve.tasks.image_classification import ImageClassification
 from batchserve.tasks.padding import attention_mask, pad_stack, padded_length
 from batchserve.tasks.tensor import TensorTask
 from batchserve.testing import check_task
-from tests.models import DoublesRows, FailsOnNegative, LosesRows, tiny
+from tests.conftest import photo
+from tests.models import DoublesRows, FailsOnNegative, LosesRows, MeanColour, tiny
 from tests.tasks.test_padding import MeanOfWords
 
 PAYLOADS = ["one", "two", "something longer than 16 letters", "also longer than 16"]
@@ -58,6 +62,16 @@ def test_a_good_task_passes_and_its_answers_are_returned():
     (coarse,) = check_task(Letters(), ["one"], MeanOfWords(), parameters={"digits": "1"})
     assert coarse == pytest.approx(answers[0], abs=0.05)
     assert coarse != answers[0]
+
+
+def test_the_built_in_tasks_pass():
+    picture = photo("coffee")
+    payloads = [picture, base64.b64encode(picture).decode()]
+    module = nn.Sequential(MeanColour(), nn.Linear(3, 9))
+    task = ImageClassification(ImageConfig(resize=32, crop=32))
+    raw, from_json = check_task(task, payloads, module, refused=[b"no image", "!", 7])
+    assert raw == from_json
+    assert len(check_task(TensorTask((10,)), [[0] * 10, [1.5] * 10], tiny())) == 2
 
 
 def test_without_a_module_it_goes_as_far_as_collate():
