@@ -14,7 +14,14 @@ PACKAGE = ROOT / "batchserve"
 
 # Each line may import from those above it, and from its own folder.
 BATCHING = [
-    ["batching.shares", "batching.drift", "batching.memory_limit", "batching.quarantine"],
+    [
+        "batching.shares",
+        "batching.drift",
+        "batching.memory_limit",
+        "batching.quarantine",
+        "batching.toll",
+        "batching.arrivals",
+    ],
     ["batching.cost"],
     ["batching.bucket"],
     ["batching.policy", "batching.admission"],
