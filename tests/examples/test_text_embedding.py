@@ -84,6 +84,12 @@ async def test_what_is_no_text_is_refused(client: Client, wrong: Any):
     }
 
 
+async def test_a_book_is_refused(client: Client):
+    response = await client.post("/predict", json={"input": "a" * 100_001})
+    assert response.status == 400
+    assert "at most 100000 characters" in (await response.json())["error"]
+
+
 async def test_the_readme_shows_what_is_answered(client: Client):
     (shown,) = transcripts(EXAMPLE / "README.md")
     response = await client.post(shown.path, json=shown.body)
