@@ -41,7 +41,8 @@ LAYERS = [
     ["repository"],
     ["inference"],
     ["web"],
-    ["app", "simulation", "testing", "demo"],
+    ["app", "simulation", "demo"],
+    ["testing"],
     ["gunicorn_hooks"],
     ["gunicorn_settings"],
     ["simulation"],
@@ -51,7 +52,7 @@ LAYERS = [
 HOMES = {
     "torch": ["tasks", "loading", "runners", "demo", "testing"],
     "torchvision": ["tasks", "loading"],
-    "aiohttp": ["web", "app"],
+    "aiohttp": ["web", "app", "testing.serving"],
     "gunicorn": ["gunicorn_settings"],
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations"],
     "yaml": ["config_file"],
