@@ -22,7 +22,7 @@ from batchserve.leaving import Leaving, Traffic
 from batchserve.lineage import LINEAGE
 from batchserve.loading import use_threads
 from batchserve.metrics import MULTIPROC_DIR, Metrics
-from batchserve.model_stats import Counts, ModelStats
+from batchserve.model_stats import ModelStats
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
 from batchserve.web import debug, health, kserve_v1, operations, page, torchserve
@@ -205,18 +205,17 @@ async def _sample_gauges(app: web.Application) -> None:
 
 
 async def _share_model_stats(app: web.Application) -> None:
-    """Leave the statistics where other workers find them, and what is new at the end."""
+    """Leave the statistics where other workers find them, the last of them at the end."""
     kept = app[MODEL_STATS]
-    saved: Counts = {}
     try:
-        while True:
-            counted = kept.counted()
-            if counted != saved:
-                await asyncio.to_thread(kept.save, counted)
-                saved = counted
-            await asyncio.sleep(GAUGE_SECONDS)
-    finally:
-        await asyncio.to_thread(kept.save, kept.counted())
+        try:
+            while True:
+                await asyncio.to_thread(kept.save)
+                await asyncio.sleep(GAUGE_SECONDS)
+        finally:
+            await asyncio.to_thread(kept.save)
+    except OSError as error:
+        logger.warning("the statistics of this worker are not shared any more: %s", error)
 
 
 def _meanwhile(

@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from batchserve.batch import Batch
@@ -38,6 +39,8 @@ class ModelStats:
         # A process id may come again.
         self._file_name = FILES.replace("*", f"{os.getpid()}_{secrets.token_hex(4)}")
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._saved: Counts = {}
+        self._lock = Lock()
 
     def on_batch(self, model: str, version: str, batch: Batch) -> None:
         """Count a batch that is over, if anything came of it."""
@@ -62,27 +65,26 @@ class ModelStats:
         _add(counts, "compute_infer", answer.forward_s)
         _add(counts, "compute_output", answer.encode_s)
 
-    def counted(self) -> Counts:
-        """Return what this worker has counted, for the threads that the methods below run on."""
-        return {version: dict(counts) for version, counts in self._counts.items()}
+    def save(self) -> Counts:
+        """Leave this worker's counts for the others, and return them. For a thread."""
+        with self._lock:
+            # Each copy is made at once, while the event loop goes on counting.
+            counted = {version: dict(counts) for version, counts in list(self._counts.items())}
+            if self._folder is not None and counted != self._saved:
+                file = self._folder / self._file_name
+                new = file.with_suffix(".new")
+                new.write_text(json.dumps(counted), encoding="ascii")
+                new.replace(file)
+                self._saved = counted
+            return counted
 
-    def save(self, counted: Counts) -> None:
-        """Leave this worker's counts for the others."""
-        if self._folder is None:
-            return
-        file = self._folder / self._file_name
-        new = file.with_suffix(".new")
-        new.write_text(json.dumps(counted), encoding="ascii")
-        new.replace(file)
-
-    def of_all_workers(self, counted: Counts) -> Counts:
-        """Return the counts of all workers together; `counted` are this one's.
+    def of_all_workers(self) -> Counts:
+        """Return the counts of all workers together. For a thread.
 
         They never decrease, whichever worker is asked.
         """
-        self.save(counted)
         total: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for counts in (counted, *self._of_others()):
+        for counts in (self.save(), *self._of_others()):
             for version, numbers in counts.items():
                 last_ms = max(total[version][LAST_MS], numbers.get(LAST_MS, 0))
                 total[version].update(numbers)

@@ -1,6 +1,7 @@
 """The statistics: what is counted, and that workers' counts add up."""
 
 import asyncio
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def stages(counts: Counts) -> dict[str, tuple[int, int]]:
 
 
 def test_nothing_yet():
-    stats = of(ModelStats().counted())
+    stats = of(ModelStats().save())
     assert stats["last_inference"] == stats["inference_count"] == stats["execution_count"] == 0
     assert stats["batch_stats"] == []
     assert set(map(tuple, stages({}).values())) == {(0, 0)}
@@ -64,7 +65,7 @@ def test_answers_are_counted_by_their_inputs_and_their_stages():
     with patch("time.time_ns", return_value=1_700_000_000_123_456_789):
         kept.on_answer("m", "1", 200, 0.5, answer(3, decode_s=0.1, queue_s=0.2, forward_s=0.3))
         kept.on_answer("m", "1", 200, 0.25, answer(encode_s=1e-9))
-    counts = kept.counted()
+    counts = kept.save()
     assert of(counts)["inference_count"] == 4
     assert of(counts)["last_inference"] == 1_700_000_000_123
     assert stages(counts) == {
@@ -81,7 +82,7 @@ def test_errors_are_failures_also_after_the_models_answer():
     kept = ModelStats()
     kept.on_answer("m", "1", 422, 0.25, None)
     kept.on_answer("m", "1", 400, 0.25, answer())
-    counts = kept.counted()
+    counts = kept.save()
     assert stages(counts)["fail"] == (2, 500_000_000)
     assert stages(counts)["success"] == (0, 0)
     assert of(counts)["inference_count"] == 0
@@ -92,7 +93,7 @@ def test_batches_are_counted_by_their_size():
     kept.on_batch("m", "1", batch(1, 2, forward_s=0.5))
     kept.on_batch("m", "1", batch(1, ValueError(), forward_s=0.25))
     kept.on_batch("m", "1", batch(*range(10), forward_s=1.0))
-    stats = of(kept.counted())
+    stats = of(kept.save())
     assert stats["execution_count"] == 3
     assert [(entry["batch_size"], entry["compute_infer"]) for entry in stats["batch_stats"]] == [
         (2, {"count": 2, "ns": 750_000_000}),
@@ -104,14 +105,14 @@ def test_a_batch_of_which_nothing_came_is_no_execution():
     kept = ModelStats()
     kept.on_batch("m", "1", batch(ValueError()))
     kept.on_batch("m", "1", batch(None))
-    assert of(kept.counted())["execution_count"] == 0
+    assert of(kept.save())["execution_count"] == 0
 
 
 def test_versions_are_counted_apart():
     kept = ModelStats()
     kept.on_answer("m", "1", 200, 0.1, answer())
     kept.on_answer("m", "2", 200, 0.1, answer(2))
-    counts = kept.counted()
+    counts = kept.save()
     assert [of(counts, version=v)["inference_count"] for v in "123"] == [1, 2, 0]
 
 
@@ -127,8 +128,8 @@ def test_workers_add_up(tmp_path: Path):
     first.on_batch("m", "1", batch(1))
     second.on_batch("m", "1", batch(1))
     second.on_batch("m", "1", batch(1, 2))
-    second.save(second.counted())
-    counts = first.of_all_workers(first.counted())
+    second.save()
+    counts = first.of_all_workers()
     assert of(counts)["inference_count"] == 3
     assert of(counts)["execution_count"] == 3
     assert of(counts)["last_inference"] == 2
@@ -141,21 +142,40 @@ def test_counts_never_decrease_whichever_worker_is_asked(tmp_path: Path):
     seen = []
     for kept in (first, second, first, second):
         kept.on_answer("m", "1", 200, 0.1, answer())
-        seen.append(of(kept.of_all_workers(kept.counted()))["inference_count"])
+        seen.append(of(kept.of_all_workers())["inference_count"])
     assert seen == [1, 2, 3, 4]
 
 
 def test_what_a_worker_counted_outlives_it(tmp_path: Path):
     old, new = workers(tmp_path, 2)
     old.on_answer("m", "1", 200, 0.1, answer())
-    old.save(old.counted())
+    old.save()
     del old
-    assert of(new.of_all_workers(new.counted()))["inference_count"] == 1
+    assert of(new.of_all_workers())["inference_count"] == 1
     assert not list(tmp_path.glob("*.new"))
 
 
 def test_alone_there_is_nothing_to_add():
     kept = ModelStats()
     kept.on_answer("m", "1", 200, 0.1, answer())
-    kept.save(kept.counted())
-    assert of(kept.of_all_workers(kept.counted()))["inference_count"] == 1
+    kept.save()
+    assert of(kept.of_all_workers())["inference_count"] == 1
+
+
+def test_what_is_counted_meanwhile_is_saved_the_next_time(tmp_path: Path):
+    kept, other = workers(tmp_path, 2)
+    stop = threading.Event()
+
+    def save() -> None:
+        while not stop.is_set():
+            kept.save()
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    for version in range(200):
+        kept.on_answer("m", str(version), 200, 0.1, answer())
+        kept.save()
+    stop.set()
+    thread.join()
+    counts = other.of_all_workers()
+    assert [of(counts, version=str(each))["inference_count"] for each in range(200)] == [1] * 200

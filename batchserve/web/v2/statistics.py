@@ -14,7 +14,7 @@ async def stats(request: web.Request) -> web.Response:
     name, version = request.match_info.get("name"), request.match_info.get("version")
     # For the error, if there is none of this name.
     repository.find(name, version)
-    counts = await asyncio.to_thread(kept.of_all_workers, kept.counted())
+    counts = await asyncio.to_thread(kept.of_all_workers)
     return web.json_response(
         {
             "model_stats": [
