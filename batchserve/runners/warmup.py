@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 from statistics import median
 
 import torch
@@ -13,6 +13,7 @@ from batchserve.runners.base import OutOfMemory, Runner
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
 from batchserve.runners.thread import ThreadRunner
+from batchserve.runners.threads import choose_threads
 
 # Whatever blocks the event loop for longer makes other requests wait for it, which may pay for a
 # pass, but not for a long one.
@@ -23,6 +24,8 @@ TRIALS, TRIALS_S = 20, 0.3
 # batch, is not worth a thread, which contends with the loop for the GIL.
 REQUEST_S, LIGHT = 50e-6, 0.25
 TIMED_PASSES, TIMED_S = 5, 0.3
+# The size of batch by which the number of threads is chosen.
+USUAL = 8
 # Where N is to be found out: a size pays if an item takes so much less, and the search ends after
 # so many sizes in a row that do not, or a pass so long. The time of one pass is a wait for others.
 GAIN = 0.05
@@ -44,7 +47,8 @@ def warm_up(
 
     These are the powers of two up to `max_batch_size` and that itself. Where it is not stated, they
     are as many as pay; where every batch is padded, all sizes are one. A size that the memory does
-    not suffice for ends it.
+    not suffice for ends it. First the number of threads is chosen, unless batches are padded:
+    answers that are to stay the same to the bit must not hang on how busy the machine was.
 
     Args:
         forward: the pass to warm up.
@@ -63,6 +67,9 @@ def warm_up(
         took_s = _seconds_of_pass(forward, [example] * forward.pad_to)
         on_size(forward.pad_to, took_s)
         return {1: took_s, forward.pad_to: took_s}
+    usual = min(max_batch_size or USUAL, USUAL)
+    with suppress(OutOfMemory):
+        forward.threads = choose_threads(forward, [example] * usual)
     if max_batch_size is None:
         return _search(forward, example, on_size, most)
     seconds = {}
@@ -191,13 +198,16 @@ async def _answer(count: int) -> None:
 
     Whoever sends lets go of the GIL, and a thread that takes it then may keep it for 5 ms.
     """
-    with Path(os.devnull).open("wb", buffering=0) as nowhere:
-        for _ in range(count):
-            until_s = time.perf_counter() + REQUEST_S
-            while time.perf_counter() < until_s:
-                pass
-            nowhere.write(b"answer")
-            await asyncio.sleep(0)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    for _ in range(count):
+        until_s = time.perf_counter() + REQUEST_S
+        while time.perf_counter() < until_s:
+            pass
+        os.write(writing, b".")
+        await asyncio.sleep(0)
+    os.close(reading)
+    os.close(writing)
 
 
 def _sizes(most: int) -> Iterator[int]:

@@ -6,7 +6,12 @@ from aiohttp.abc import AbstractAccessLogger
 from batchserve.web.keys import ANSWER, REQUEST_ID, SECONDS
 
 # Probes, Prometheus and the dashboard come every few seconds and tell nothing.
-SILENT = frozenset({"/livez", "/readyz", "/healthz", "/ping", "/metrics", "/dashboard/data"})
+SILENT = frozenset(
+    {
+        *("/livez", "/readyz", "/healthz", "/ping", "/metrics", "/dashboard/data"),
+        *("/v2/health/live", "/v2/health/ready"),
+    }
+)
 
 
 class AccessLog(AbstractAccessLogger):

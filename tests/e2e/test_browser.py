@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from tests.e2e.conftest import BIN, PATIENCE_S, Server, free_port, kill, start, 
 pytestmark = pytest.mark.e2e
 
 LARGER_THAN_ONE = re.compile(r"in batches of up to ([2-9]|\d\d)")
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "has_touch": True,
+    "is_mobile": True,
+}
 
-Open = Callable[..., Visit]
+Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     bind = f"127.0.0.1:{free_port()}"
     config["server"] |= {"bind": bind, "workers": 2, "grace_seconds": 0}
     # Adaptive batching finds out whether batches pay, and on a busy machine they may not.
-    config["models"][0]["batching"] |= {"policy": "fixed", "max_wait_ms": 5}
+    config["models"][0]["batching"] |= {"policy": "fixed", "max_batch_size": 4}
     config["models"] += [
         {"name": "tiny", "source": "tests.models:tiny"},
         {"name": "letters", "source": "torch.nn:Identity", "task": "tests.e2e.models:Letters"},
@@ -80,7 +85,7 @@ def code_in(page: Page, language: str) -> str:
 def answered(server: Server, since_s: float) -> int:
     """Return how many requests for letters the recorded history has."""
     points = server.get(f"/dashboard/data?since={since_s}").json()["points"]
-    rates = [
+    rates: list[tuple[float, float]] = [
         (point["models"]["letters:1"].get("answers_per_s", {}).get("200", 0), point["seconds"])
         for point in points
     ]
@@ -323,10 +328,30 @@ def test_a_key_is_asked_for_and_sent_where_the_server_wants_one(visit):
     assert "s3cret" not in stored
 
 
-def test_a_picture_of_the_dashboard(visit):
-    """Last, so that there is something to see."""
+def test_the_dashboard_shows_load_and_who_was_refused(visit, server):
     page = visit("/dashboard", color_scheme="dark")
     page.locator("#span").select_option("60")
-    expect(page.locator("#state")).to_contain_text("2 workers")
+    # A picture of a minute needs a minute.
+    keep_busy(server, seconds=2 if SCREENSHOTS is None else 50)
+    page.locator("#model").select_option("efficientnet-lite0:1")
+    refused = page.locator("section", has=page.get_by_role("heading", name="Refused"))
+    expect(refused.locator(".u-legend")).to_contain_text(re.compile("deadline exceeded|overloaded"))
+    expect(page.locator("#now-busy")).not_to_have_text("0 %")
+    page.get_by_role("button", name="Look again").click()
     expect(page.locator("#reading")).to_contain_text("Worker ")
     keep_screenshot(page, "dashboard", whole=True)
+
+
+def keep_busy(server: Server, seconds: float) -> None:
+    """Have clients join one by one, and ask for photos; some are now and then in a hurry."""
+    data, until_s = photo("coffee", "JPEG"), time.monotonic() + seconds
+
+    def ask(client: int) -> None:
+        time.sleep(seconds * client / 20)
+        hurried = {"X-Request-Timeout-Ms": "5"} if client % 4 == 3 else {}
+        while time.monotonic() < until_s:
+            for hurry in (hurried, {}, {}, {}):
+                server.post(data=data, headers={"Content-Type": "image/jpeg", **hurry})
+
+    with ThreadPoolExecutor(10) as clients:
+        list(clients.map(ask, range(10)))
