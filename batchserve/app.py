@@ -27,6 +27,7 @@ from batchserve.web import debug, health, operations, page
 from batchserve.web.access_log import AccessLog
 from batchserve.web.door import SHORTEST_S, Door
 from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY, TRACE, TRAFFIC
+from batchserve.web.line_buffer import LineBuffer
 from batchserve.web.middleware import answer_errors, see_off
 from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
@@ -119,13 +120,15 @@ async def build_app(config: Config) -> web.Application:
 def _open_later(app: web.Application, config: Config) -> Door:
     """Return what will accept connections, and leave without losing a request."""
     server, traffic = config.server, app[TRAFFIC]
+    lines = LineBuffer(logging.getLogger("gunicorn.access"))
     door = Door(
         app,
         # A client who hangs up takes its items out of the queue.
         handler_cancellation=True,
         shutdown_timeout=max(SHORTEST_S, server.drain_seconds),
         access_log_class=AccessLog,
-        access_log=logging.getLogger("gunicorn.access") if server.accesslog else None,
+        access_log=lines if server.accesslog else None,
+        access_log_format=server.log_format,
         logger=logger,
     )
     leaving = Leaving(traffic, LINEAGE, door, server.grace_seconds, server.drain_seconds)
@@ -139,6 +142,7 @@ def _open_later(app: web.Application, config: Config) -> Door:
         leaving.replace_worker(lost)
 
     app.cleanup_ctx.append(_meanwhile(attend))
+    app.on_cleanup.append(lambda _app: lines.close())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.step_down)
     return door
 
@@ -160,10 +164,13 @@ async def _drain(app: web.Application) -> None:
 
 async def _sample_gauges(app: web.Application) -> None:
     """Sample the gauges, off the path of requests."""
+    metrics = app[METRICS]
+    metrics.workers.set(1)
     while True:
         for version in app[REPOSITORY].versions:
+            metrics.introduce(version.name, version.version, version.config.slo_ms)
             batcher = version.batcher
-            app[METRICS].sample(
+            metrics.sample(
                 *(version.name, version.version, batcher.queued, batcher.in_flight),
                 batcher.scheduler.backlog_s(batcher.clock()),
             )

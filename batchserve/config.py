@@ -41,6 +41,7 @@ class ServerConfig(Section):
     workers: int = Field(1, ge=1, description="Processes, each with the models of its own.")
     accesslog: str | None = Field("-", description="'-' is standard output; a path; or null.")
     errorlog: str = Field("-", description="'-' is standard error, or a path.")
+    log_format: Literal["text", "json"] = Field("text", description="Of both logs: lines, or JSON.")
     max_body_mb: float = Field(16, gt=0, description="A larger request body gets 413.")
     default_timeout_ms: float = Field(
         30_000, gt=0, description="An answer by then, or 504; a request may name its own."

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 
 from batchserve import gunicorn_hooks
 from batchserve.config import Config
 from batchserve.config_file import ENV_VALID, config_path, read_config, valid_config
 from batchserve.errors import ConfigError, StartupError
+from batchserve.json_log import JsonLogger
 from batchserve.memory import use_huge_pages
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -53,6 +55,7 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "worker_class": WORKER_CLASS,
         "accesslog": server.accesslog,
         "errorlog": server.errorlog,
+        "logger_class": JsonLogger if server.log_format == "json" else Logger,
         "timeout": SILENCE_S,
         # aiohttp waits for the handlers twice: to finish, and then to be cancelled.
         "graceful_timeout": int(server.grace_seconds + 2 * server.drain_seconds) + STOP_S,
