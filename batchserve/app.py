@@ -31,6 +31,7 @@ from batchserve.web.line_buffer import LineBuffer
 from batchserve.web.middleware import answer_errors, see_off
 from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
+from batchserve.web.tracing import make_tracer, trace_with
 
 logger = logging.getLogger("batchserve")
 
@@ -87,6 +88,7 @@ async def build_app(config: Config) -> web.Application:
     Raises:
         LoadError: a model cannot be loaded.
     """
+    tracer = await asyncio.to_thread(make_tracer, config.server.otel_endpoint, os.environ)
     use_threads(config.server.threads_of_forward)
     metrics, trace = Metrics(), Trace()
 
@@ -114,6 +116,10 @@ async def build_app(config: Config) -> web.Application:
     app.add_routes(ROUTES)
     app.cleanup_ctx.extend([_decoding, _models, _meanwhile(_sample_gauges)])
     app.on_shutdown.append(_drain)
+    if tracer is not None:
+        app.middlewares.insert(0, trace_with(tracer))
+        app.cleanup_ctx.append(_meanwhile(lambda _app: tracer.run()))
+        app.on_cleanup.append(lambda _app: tracer.close())
     return app
 
 

@@ -64,6 +64,11 @@ class ServerConfig(Section):
     decode_threads: int | None = Field(
         None, ge=1, description="Per worker, for decoding inputs; null: cores ÷ workers."
     )
+    otel_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Send traces to this OpenTelemetry collector; null: as OTEL_… say.",
+    )
     admin_token: None = Field(None, description="Reserved: there is no administration yet.")
 
     @field_validator("bind", mode="before")

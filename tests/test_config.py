@@ -74,6 +74,7 @@ def test_defaults_of_the_server():
         "hang_seconds": 60,
         "torch_threads": None,
         "decode_threads": None,
+        "otel_endpoint": None,
         "admin_token": None,
     }
 

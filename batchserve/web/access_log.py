@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from batchserve.web.keys import ANSWER, MODEL, REQUEST_ID, SECONDS
+from batchserve.web.keys import ANSWER, CODE, MODEL, REQUEST_ID, SECONDS
 
 # Probes come every few seconds and tell nothing.
 SILENT = frozenset({"/livez", "/readyz", "/healthz", "/ping", "/metrics"})
@@ -34,9 +34,11 @@ class AccessLog(AbstractAccessLogger):
 
 def _text(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> str:
     line = (
-        f'{_now()} {_peer(request)} "{request.method} {request.path_qs}" {response.status} '
+        f'{_now()} {peer_of(request)} "{request.method} {request.path_qs}" {response.status} '
         f"{response.body_length} bytes {1000 * seconds:.1f} ms id={request.get(REQUEST_ID, '-')}"
     )
+    if code := request.get(CODE):
+        line += f" code={code}"
     if model := request.get(MODEL):
         line += f" model={model.name}:{model.version}"
     if answer := request.get(ANSWER):
@@ -50,7 +52,7 @@ def _text(request: web.BaseRequest, response: web.StreamResponse, seconds: float
 def _json(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> str:
     fields: dict[str, Any] = {
         "time": _now(),
-        "peer": _peer(request),
+        "peer": peer_of(request),
         "method": request.method,
         "path": request.path_qs,
         "status": response.status,
@@ -58,6 +60,8 @@ def _json(request: web.BaseRequest, response: web.StreamResponse, seconds: float
         "ms": round(1000 * seconds, 3),
         "id": request.get(REQUEST_ID),
     }
+    if code := request.get(CODE):
+        fields["code"] = code
     if model := request.get(MODEL):
         fields |= {"model": model.name, "version": model.version}
     if answer := request.get(ANSWER):
@@ -71,7 +75,7 @@ def _json(request: web.BaseRequest, response: web.StreamResponse, seconds: float
     return orjson.dumps(fields).decode()
 
 
-def _peer(request: web.BaseRequest) -> str:
+def peer_of(request: web.BaseRequest) -> str:
     """Return who asks; on a Unix socket, whom the proxy there says it asks for."""
     if request.remote:
         return request.remote

@@ -7,6 +7,7 @@ from batchserve.decoding import CodecPool
 from batchserve.inference import Answer
 from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
+from batchserve.records import RequestRecord
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
 
@@ -21,3 +22,5 @@ REQUEST_ID = web.RequestKey("request_id", str)
 SECONDS = web.RequestKey("seconds", float)
 MODEL = web.RequestKey("model", ModelVersion)
 ANSWER = web.RequestKey("answer", Answer)
+CODE = web.RequestKey("code", str)
+RECORD = web.RequestKey("record", RequestRecord)

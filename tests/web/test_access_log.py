@@ -24,8 +24,11 @@ LOGGER = "test.access"
 TIME = r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{3}Z"
 PEER = r"127\.0\.0\.1"
 HEAD = r'"(?P<request>[^"]*)" (?P<status>\d{3}) (?P<bytes>\d+) bytes \d+\.\d ms id=(?P<id>\S+)'
+MODEL = r"( code=(?P<code>\w+))?( model=(?P<model>\S+))?"
 ANSWERED = r" batch=(?P<batch>\d+) queue=\d+\.\d forward=\d+\.\d"
-LINE = re.compile(rf"{TIME} {PEER} {HEAD}( model=(?P<model>\S+))?({ANSWERED})?")
+LINE = re.compile(
+    rf"{TIME} {PEER} {HEAD}( code=(?P<code>\w+))?( model=(?P<model>\S+))?({ANSWERED})?"
+)
 
 
 @pytest.fixture
@@ -95,6 +98,7 @@ async def test_a_request_is_one_line(logged, lines, path, body, status, model, b
     line = parse(await only_line(lines))
     # The head counts, too.
     assert int(line.pop("bytes")) > length
+    assert line.pop("code") == (await response.json()).get("code")
     expected = {"request": f"POST {path}", "status": status, "id": "mine-7"}
     assert line == {**expected, "model": model, "batch": batch}
 
@@ -110,6 +114,7 @@ async def test_a_line_of_json(logged, lines):
     refused, answered = (json.loads(line) for line in lines())
     assert refused["id"] == 'mine-"7"'
     assert (refused["path"], refused["status"], refused["model"]) == ("/predict?x", 400, "tiny")
+    assert refused["code"] == "bad_request"
     assert "batch" not in refused
     assert re.fullmatch(TIME, answered.pop("time"))
     assert answered.pop("bytes") > length
@@ -247,7 +252,7 @@ async def test_a_path_cannot_forge_a_line(logged, lines, target):
     line = await only_line(lines)
     assert line.isprintable()
     # A space would begin another field.
-    head = rf'{TIME} {PEER} "GET \S+" 40[45] \d+ bytes \d+\.\d ms id=[0-9a-f]{{32}}'
+    head = rf'{TIME} {PEER} "GET \S+" 40[45] \d+ bytes \d+\.\d ms id=[0-9a-f]{{32}} code=\w+'
     assert re.fullmatch(head, line)
 
 
