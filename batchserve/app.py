@@ -17,6 +17,7 @@ from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
 from batchserve.decoding import CodecPool
 from batchserve.errors import StartupError
+from batchserve.greeting import greeting
 from batchserve.leaving import Leaving, Traffic
 from batchserve.lineage import LINEAGE
 from batchserve.loading import use_threads
@@ -71,14 +72,13 @@ async def create_app() -> web.AppRunner:
         sys.path.insert(0, str(config_path(os.environ).resolve().parent))
         app = await build_app(config)
     except StartupError as error:
-        logger.error("the server cannot start.\n%s", error)  # noqa: TRY400 - no traceback for users
+        if LINEAGE.ever_ready or LINEAGE.claim_end():
+            logger.error("cannot start: %s", error)  # noqa: TRY400 - no traceback for users
         raise SystemExit(WORKER_BOOT_ERROR) from None
     door = _open_later(app, config)
     signals.let_through()
     for version in app[REPOSITORY].versions:
         logger.info("%s", version.summary)
-    if not config.server.bind.startswith("unix:"):
-        logger.info("how to call it: http://%s/", config.server.bind)
     return door
 
 
@@ -143,6 +143,9 @@ def _open_later(app: web.Application, config: Config) -> Door:
     async def attend(app: web.Application) -> None:
         await door.opened()
         LINEAGE.announce_ready()
+        if LINEAGE.first:
+            for line in greeting(server, app[REPOSITORY].versions, door.addresses):
+                logger.info("%s", line)
         while not (lost := app[REPOSITORY].lost):  # noqa: ASYNC110 - a plain attribute tells
             await asyncio.sleep(LOOK_SECONDS)
         leaving.replace_worker(lost)

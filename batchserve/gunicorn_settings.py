@@ -5,6 +5,7 @@ threads survive one.
 """
 
 import atexit
+import errno
 import logging
 import os
 import shutil
@@ -109,7 +110,7 @@ def _on_starting(config: Config, *, preload: bool) -> None:
         if preload:
             refuse_preload_with_cuda(config, has_driver=NVIDIA_DRIVER.exists())
         if not any(variable in os.environ for variable in INHERITED_SOCKETS):
-            refuse_address_in_use(config.server.bind)
+            refuse_address(config.server.bind)
     except StartupError as error:
         # Gunicorn prints this one without a traceback.
         raise RuntimeError(str(error)) from None
@@ -133,22 +134,43 @@ def refuse_preload_with_cuda(config: Config, *, has_driver: bool) -> None:
             )
 
 
-def refuse_address_in_use(bind: str) -> None:
-    """Refuse an address where somebody answers; Gunicorn would take a Unix socket away from them.
+def refuse_address(bind: str) -> None:
+    """Refuse an address that cannot be had; Gunicorn would try for seconds, or take it away.
 
     Raises:
         StartupError: with what to do.
     """
     if bind.startswith("unix:"):
-        family, address, advice = socket.AF_UNIX, bind.removeprefix("unix:"), "--bind unix:PATH"
-        host: Any = address
+        _refuse_path(Path(bind.removeprefix("unix:")))
     else:
-        name, _, port = bind.rpartition(":")
-        family = socket.AF_INET6 if ":" in name else socket.AF_INET
-        host, advice = (name.strip("[]"), int(port)), f"--bind {name}:{int(port) + 1}"
-    with socket.socket(family) as probe, suppress(OSError):
-        probe.connect(host)
-        raise StartupError(f"{bind} is in use; stop the server there, or take another: {advice}")
+        host, _, port = bind.rpartition(":")
+        _refuse_port(host, int(port))
+
+
+def _refuse_path(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise StartupError(f"unix:{path}: there is no folder {path.parent}; make it")
+    with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+        probe.connect(str(path))
+        raise _in_use(f"unix:{path}", "--bind unix:PATH")
+
+
+def _refuse_port(host: str, port: int) -> None:
+    bind = f"{host}:{port}"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As Gunicorn's, so that what a stopped server has left does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise _in_use(bind, f"--bind {host}:{port + 1}") from None
+            raise StartupError(f"{bind} cannot be bound: {error.strerror or error}") from None
+
+
+def _in_use(bind: str, advice: str) -> StartupError:
+    return StartupError(f"{bind} is in use; stop the server there, or take another: {advice}")
 
 
 def _share_metrics() -> None:

@@ -40,7 +40,7 @@ LAYERS = [
     ["batching.passes"],
     ["batching.batcher"],
     ["repository"],
-    ["inference"],
+    ["inference", "greeting"],
     ["web"],
     ["app", "simulation", "testing", "demo"],
     ["gunicorn_hooks", "json_log"],
