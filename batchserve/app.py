@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from batchserve import signals
+from batchserve import signals, systemd
 from batchserve.batch import Batch, Fault
 from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
@@ -143,6 +143,7 @@ def _open_later(app: web.Application, config: Config) -> Door:
     async def attend(app: web.Application) -> None:
         await door.opened()
         LINEAGE.announce_ready()
+        systemd.announce_ready(f"serving {', '.join(v.name for v in app[REPOSITORY].versions)}")
         if LINEAGE.first:
             for line in greeting(server, app[REPOSITORY].versions, door.addresses):
                 logger.info("%s", line)

@@ -19,8 +19,8 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from batchserve import gunicorn_hooks
-from batchserve.config import Config
+from batchserve import gunicorn_hooks, systemd
+from batchserve.config import Config, ServerConfig
 from batchserve.config_file import ENV_VALID, config_path, read_config, valid_config
 from batchserve.errors import ConfigError, StartupError
 from batchserve.json_log import JsonLogger
@@ -58,8 +58,7 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "errorlog": server.errorlog,
         "logger_class": JsonLogger if server.log_format == "json" else Logger,
         "timeout": SILENCE_S,
-        # aiohttp waits for the handlers twice: to finish, and then to be cancelled.
-        "graceful_timeout": int(server.grace_seconds + 2 * server.drain_seconds) + STOP_S,
+        "graceful_timeout": stop_seconds(server),
         "max_requests": server.max_requests or 0,
         # Not all workers at the same time.
         "max_requests_jitter": (server.max_requests or 0) // 10,
@@ -73,6 +72,12 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "worker_exit": gunicorn_hooks.worker_exit,
         "child_exit": lambda _arbiter, worker: _forget_gauges(worker.pid),
     }
+
+
+def stop_seconds(server: ServerConfig) -> int:
+    """Return how long a stop may take; whoever kills the server should wait for longer."""
+    # aiohttp waits for the handlers twice: to finish, and then to be cancelled.
+    return int(server.grace_seconds + 2 * server.drain_seconds) + STOP_S
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -106,6 +111,7 @@ def _read_or_keep(environ: Mapping[str, str]) -> Config:
 
 
 def _on_starting(config: Config, *, preload: bool) -> None:
+    systemd.take_over()
     try:
         if preload:
             refuse_preload_with_cuda(config, has_driver=NVIDIA_DRIVER.exists())

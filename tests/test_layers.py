@@ -29,7 +29,7 @@ BATCHING = [
     ["batching.configured"],
 ]
 LAYERS = [
-    ["errors", "memory", "signals", "lineage"],
+    ["errors", "memory", "signals", "lineage", "systemd"],
     ["importing", "leaving"],
     ["config", "batch"],
     ["config_file"],
