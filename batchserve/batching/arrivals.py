@@ -32,6 +32,11 @@ class Arrivals:
         """Return the rate of all, as it is just now."""
         return _rate(self._last_s, now_s)
 
+    @property
+    def are_mixed(self) -> bool:
+        """Whether items of more than one priority have come."""
+        return len(self._by_priority) > 1
+
     def rates(self, now_s: float) -> Mapping[Priority, float]:
         """Return the rate of each priority, over a longer time."""
         return {priority: _rate(times_s, now_s) for priority, times_s in self._by_priority.items()}

@@ -78,7 +78,7 @@ class Scheduler:
             Overloaded: they would be late.
         """
         over = self.taken + count - self._max_queue_size
-        if over > self._late:
+        if over > 0 and over > self._late:
             backlog = self.backlog(now_s)
             check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
         if self.policy.keeps_promises and not self._is_surely_in_time(count, terms, now_s):
@@ -338,15 +338,18 @@ class Scheduler:
 
     def _is_surely_in_time(self, count: int, terms: Terms, now_s: float) -> bool:
         """Whether even one by one all would be computed in time: most often, and soon told."""
-        if len(self._buckets) > 1:
-            return False
-        key = next(iter(self._buckets), None)
         busy_s = self._busy_s(now_s)
-        alone_s = self.cost.seconds(key, 1)
-        company = self._arrivals.rate(now_s) * busy_s
-        expected_s = busy_s + (self.taken + count + company) * alone_s + self._decode_s
-        rates = self._arrivals.rates(now_s)
-        expected_s += held_up_s(expected_s, terms.priority, rates, alone_s)
+        alone_s = self.cost.seconds(None, 1)
+        queued_s = 0.0
+        for key, bucket in self._buckets.items():
+            each_s = self.cost.seconds(key, 1)
+            alone_s = max(alone_s, each_s)
+            queued_s += len(bucket) * each_s
+        others = self._places_held + count + self._arrivals.rate(now_s) * busy_s
+        expected_s = busy_s + queued_s + others * alone_s + self._decode_s
+        if self._arrivals.are_mixed:
+            rates = self._arrivals.rates(now_s)
+            expected_s += held_up_s(expected_s, terms.priority, rates, alone_s)
         expected_s *= self._toll.factor
         return is_in_time(expected_s, self.cost.margin_s(expected_s), terms.due_s - now_s)
 

@@ -37,19 +37,21 @@ async def predict(request: web.Request) -> web.Response:
     return _respond(await pool.encode(orjson.dumps, content), answer)
 
 
-def read_parameters(task: Task, query: Mapping[str, str]) -> BaseModel:
-    """Return what the query string says.
+def read_parameters(
+    task: Task, stated: Mapping[str, Any], what: str = "query parameter"
+) -> BaseModel:
+    """Return the task's parameters, as the query string or what else states them.
 
     Raises:
         BadRequest: it says what the task does not know.
     """
     try:
-        return task.Parameters.model_validate(dict(query))
+        return task.Parameters.model_validate(dict(stated))
     except ValidationError as error:
         mistake = error.errors()[0]
         known = ", ".join(task.Parameters.model_fields) or "none"
         raise BadRequest(
-            f"query parameter {mistake['loc'][0]}: {mistake['msg']}; known are: {known}"
+            f"{what} {mistake['loc'][0]}: {mistake['msg']}; known are: {known}"
         ) from None
 
 
