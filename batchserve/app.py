@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -26,7 +27,8 @@ from batchserve.trace import Trace
 from batchserve.web import debug, health, operations, page
 from batchserve.web.access_log import AccessLog
 from batchserve.web.door import SHORTEST_S, Door
-from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY, TRACE, TRAFFIC
+from batchserve.web.fetch import Fetcher
+from batchserve.web.keys import CONFIG, FETCHER, METRICS, POOL, REPOSITORY, TRACE, TRAFFIC
 from batchserve.web.middleware import answer_errors, see_off
 from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
@@ -34,9 +36,15 @@ from batchserve.web.predict import predict
 logger = logging.getLogger("batchserve")
 
 ROUTES = [
-    web.post("/predict", predict),
-    web.post("/models/{name}/predict", predict),
-    web.post("/models/{name}/versions/{version}/predict", predict),
+    *(
+        route(path, predict)
+        for path in (
+            "/predict",
+            "/models/{name}/predict",
+            "/models/{name}/versions/{version}/predict",
+        )
+        for route in (web.post, partial(web.get, allow_head=False))
+    ),
     web.get("/models", operations.list_models),
     web.get("/livez", health.live),
     web.get("/readyz", health.ready),
@@ -111,7 +119,7 @@ async def build_app(config: Config) -> web.Application:
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
     app.add_routes(ROUTES)
-    app.cleanup_ctx.extend([_decoding, _models, _meanwhile(_sample_gauges)])
+    app.cleanup_ctx.extend([_decoding, _fetching, _models, _meanwhile(_sample_gauges)])
     app.on_shutdown.append(_drain)
     return app
 
@@ -146,6 +154,13 @@ def _open_later(app: web.Application, config: Config) -> Door:
 async def _decoding(app: web.Application) -> AsyncIterator[None]:
     yield
     app[POOL].close()
+
+
+async def _fetching(app: web.Application) -> AsyncIterator[None]:
+    server = app[CONFIG].server
+    app[FETCHER] = Fetcher(server.fetch, server.max_body_bytes)
+    yield
+    await app[FETCHER].close()
 
 
 async def _models(app: web.Application) -> AsyncIterator[None]:

@@ -6,6 +6,7 @@
 import math
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from batchserve.addresses import AllowedHosts
 
 
 class Section(BaseModel):
@@ -32,6 +35,31 @@ class Section(BaseModel):
     def _empty_is_default(cls, section: Any) -> Any:
         # YAML reads a section whose keys are all commented out as null.
         return {} if section is None else section
+
+
+class FetchConfig(Section):
+    """From where the server may fetch what a client names by its address; by default nowhere."""
+
+    hosts: tuple[str, ...] = Field(
+        (), description="Host names; *.DOMAIN for all below one; :PORT for other than 80 and 443."
+    )
+    networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="Private networks in which those hosts may be."
+    )
+    timeout_ms: float = Field(5000, gt=0, description="For one file, or 504.")
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        normal = tuple(host.lower() for host in hosts)
+        try:
+            AllowedHosts(normal)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; write images.example.org, *.example.org or localhost:8080, and letters "
+                f"beyond a to z as the DNS does, with xn--"
+            ) from None
+        return normal
 
 
 class ServerConfig(Section):
@@ -63,6 +91,7 @@ class ServerConfig(Section):
     decode_threads: int | None = Field(
         None, ge=1, description="Per worker, for decoding inputs; null: cores ÷ workers."
     )
+    fetch: FetchConfig = FetchConfig()
     admin_token: None = Field(None, description="Reserved: there is no administration yet.")
 
     @field_validator("bind", mode="before")

@@ -9,11 +9,13 @@ from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
+from batchserve.web.fetch import Fetcher
 
 CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
+FETCHER = web.AppKey("fetcher", Fetcher)
 TRACE = web.AppKey("trace", Trace)
 TRAFFIC = web.AppKey("traffic", Traffic)
 

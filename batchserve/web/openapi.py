@@ -20,8 +20,9 @@ from batchserve.errors import (
     UnsupportedMedia,
 )
 from batchserve.repository import ModelRepository, ModelVersion
-from batchserve.web.body import JSON, MULTIPART, PART
+from batchserve.web.body import MULTIPART, PART
 from batchserve.web.debug import LAST, MOST_ASKED
+from batchserve.web.formats import JSON
 from batchserve.web.keys import REPOSITORY
 from batchserve.web.schema import ErrorBody, schema_of
 from batchserve.web.terms import PRIORITY, TIMEOUT

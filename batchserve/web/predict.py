@@ -4,47 +4,52 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
 
+from batchserve.decoding import CodecPool
 from batchserve.errors import BadRequest
 from batchserve.inference import Answer
 from batchserve.tasks.base import Task
 from batchserve.web.ask import ask, find_model, headers_of, terms_of
-from batchserve.web.body import read_body
+from batchserve.web.body import URL, read_body
+from batchserve.web.formats import Format, formats_for, wanted
 from batchserve.web.keys import POOL
+from batchserve.web.schema import schema_of
 
 
 async def predict(request: web.Request) -> web.Response:
     """Answer with the model that the path names, the first one otherwise."""
     path, pool = request.match_info, request.app[POOL]
     model = find_model(request, path.get("name"), path.get("version"))
-    parameters = read_parameters(model.task, request.query)
+    task = model.task
+    parameters = read_parameters(request, task)
+    form, media_type = wanted(accepted_by(request), formats_for(task))
     body, answer = await ask(
         request,
         model,
         terms_of(request, model),
-        read=partial(read_body, request, model.task, pool),
-        encode=partial(model.task.encode, parameters=parameters),
+        read=partial(read_body, request, schema_of(type(task)).request, task, pool),
+        encode=partial(form.encode, task=task, parameters=parameters),
     )
     outputs: dict[str, Any] = (
         {"outputs": answer.outputs} if body.is_list else {"output": answer.outputs[0]}
     )
     content = {**outputs, "model": model.name, "version": model.version}
-    if answer.is_small:
-        return _respond(orjson.dumps(content), answer)
-    return _respond(await pool.encode(orjson.dumps, content), answer)
+    return await respond(form, media_type, content, answer, pool)
 
 
-def read_parameters(task: Task, query: Mapping[str, str]) -> BaseModel:
-    """Return what the query string says.
+def read_parameters(request: web.Request, task: Task) -> BaseModel:
+    """Return what the query string says, beside the input that that of a GET names.
 
     Raises:
         BadRequest: it says what the task does not know.
     """
+    query = dict(request.query)
+    if request.method == hdrs.METH_GET:
+        query.pop(URL, None)
     try:
-        return task.Parameters.model_validate(dict(query))
+        return task.Parameters.model_validate(query)
     except ValidationError as error:
         mistake = error.errors()[0]
         known = ", ".join(task.Parameters.model_fields) or "none"
@@ -53,5 +58,17 @@ def read_parameters(task: Task, query: Mapping[str, str]) -> BaseModel:
         ) from None
 
 
-def _respond(content: bytes, answer: Answer) -> web.Response:
-    return web.Response(body=content, content_type="application/json", headers=headers_of(answer))
+def accepted_by(request: web.Request) -> str:
+    """Return what the client accepts, as one header; nothing if it does not say."""
+    return ",".join(request.headers.getall(hdrs.ACCEPT, ()))
+
+
+async def respond(
+    form: Format, media_type: str, content: Mapping[str, Any], answer: Answer, pool: CodecPool
+) -> web.Response:
+    """Return a response that holds an answer in some format."""
+    if answer.is_small:
+        body = form.write(content)
+    else:
+        body = await pool.encode(form.write, content)
+    return web.Response(body=body, content_type=media_type, headers=headers_of(answer))

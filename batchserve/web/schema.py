@@ -1,12 +1,23 @@
-"""The JSON that predicting takes and gives: pydantic models that validate and document it."""
+"""What predicting takes and gives: pydantic models that validate it and document it."""
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    create_model,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from batchserve.tasks.base import Task
+
+INPUT = "input"
 
 
 class ErrorBody(BaseModel):
@@ -16,19 +27,33 @@ class ErrorBody(BaseModel):
     code: str = Field(description="For programs.", examples=["queue_full"])
 
 
+def _one_of(*names: str) -> ConfigDict:
+    """Return the configuration of a model of which just one field must be there."""
+    one_of: dict[str, Any] = {"oneOf": [{"required": [name]} for name in names]}
+    return ConfigDict(extra="forbid", json_schema_extra=one_of)
+
+
 class PredictRequest(BaseModel):
     """One input, or a list of them that is answered in order."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"oneOf": [{"required": ["input"]}, {"required": ["inputs"]}]},
-    )
+    list_name: ClassVar[str] = "inputs"
+    model_config = _one_of(INPUT, list_name)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if len(self.model_fields_set) != 1:
-            raise ValueError('the body must be {"input": X} or {"inputs": [X, …]}')
+            raise ValueError(f"the body must be {self.form()}")
         return self
+
+    @classmethod
+    def form(cls) -> str:
+        """Return what a body must be, for messages."""
+        return f'{{"{INPUT}": X}} or {{"{cls.list_name}": [X, …]}}'
+
+    def payloads(self) -> tuple[list[Any], bool]:
+        """Return the inputs, and whether the client sent a list."""
+        is_list = self.list_name in self.model_fields_set
+        return (getattr(self, self.list_name), True) if is_list else ([getattr(self, INPUT)], False)
 
 
 class PredictResponse(BaseModel):
@@ -41,11 +66,50 @@ class PredictResponse(BaseModel):
 
 
 @dataclass(frozen=True)
+class ByUrl:
+    """An input that is a file elsewhere."""
+
+    url: str
+
+
+class _AlsoByUrl:
+    """Annotates an input that is a file: it may be named by its address instead.
+
+    Bytes, which no JSON can hold, are the file itself.
+    """
+
+    _BY_URL: ClassVar[dict[str, Any]] = {
+        "type": "object",
+        "description": "The file's address, if the server may fetch it.",
+        "properties": {"url": {"type": "string", "format": "uri"}},
+        "required": ["url"],
+        "additionalProperties": False,
+    }
+
+    def __get_pydantic_core_schema__(self, source: Any, of: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._validate, of(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, of: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [of(schema), self._BY_URL]}
+
+    @staticmethod
+    def _validate(value: Any, validate: core_schema.ValidatorFunctionWrapHandler) -> Any:
+        match value:
+            case bytes():
+                return value
+            case {"url": str(url), **others} if not others:
+                return ByUrl(url)
+        return validate(value)
+
+
+@dataclass(frozen=True)
 class PredictSchema:
     """The models of one task's requests and responses."""
 
     request: type[PredictRequest]
-    response: type[PredictResponse]
+    response: type[BaseModel]
 
 
 def _drop_default(schema: dict[str, Any]) -> None:
@@ -59,13 +123,7 @@ def schema_of(task: type[Task]) -> PredictSchema:
     absent: Any = Field(None, json_schema_extra=_drop_default)
     absent_list: Any = Field(None, min_length=1, json_schema_extra=_drop_default)
     return PredictSchema(
-        request=create_model(
-            f"{task.__name__}Request",
-            __base__=PredictRequest,
-            __doc__=PredictRequest.__doc__,
-            input=(task.Input, absent),
-            inputs=(list[task.Input], absent_list),  # type: ignore[name-defined]
-        ),
+        request=request_model(f"{task.__name__}Request", PredictRequest, task),
         response=create_model(
             f"{task.__name__}Response",
             __base__=PredictResponse,
@@ -74,3 +132,17 @@ def schema_of(task: type[Task]) -> PredictSchema:
             outputs=(list[task.Output], absent_list),  # type: ignore[name-defined]
         ),
     )
+
+
+def request_model(name: str, base: type[PredictRequest], task: type[Task]) -> type[PredictRequest]:
+    """Return the model of the requests of `base`'s form, with this task's inputs."""
+    one: Any = Annotated[task.Input, _AlsoByUrl()] if task.media_types else task.Input
+    fields: dict[str, Any] = {
+        INPUT: (one, Field(None, json_schema_extra=_drop_default)),
+        base.list_name: (
+            list[one],
+            Field(None, min_length=1, json_schema_extra=_drop_default),
+        ),
+    }
+    model: type[PredictRequest] = create_model(name, __base__=base, __doc__=base.__doc__, **fields)
+    return model
