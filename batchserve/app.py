@@ -27,6 +27,7 @@ from batchserve.trace import Trace
 from batchserve.web import debug, health, operations, page
 from batchserve.web.access_log import AccessLog
 from batchserve.web.door import SHORTEST_S, Door
+from batchserve.web.endpoints import Endpoint
 from batchserve.web.fetch import Fetcher
 from batchserve.web.keys import CONFIG, FETCHER, METRICS, POOL, REPOSITORY, TRACE, TRAFFIC
 from batchserve.web.middleware import answer_errors, see_off
@@ -119,6 +120,8 @@ async def build_app(config: Config) -> web.Application:
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
     app.add_routes(ROUTES)
+    for endpoint in config.endpoints:
+        app.router.add_post(endpoint.path, Endpoint(endpoint, config.models).answer)
     app.cleanup_ctx.extend([_decoding, _fetching, _models, _meanwhile(_sample_gauges)])
     app.on_shutdown.append(_drain)
     return app

@@ -79,6 +79,12 @@ class Metrics:
         self.rejected = counter(
             "rejected_total", "Requests that were not computed, by the error's code.", "reason"
         )
+        self.defaults = counter(
+            "defaults_total",
+            "Requests answered with an endpoint's default output, by the error's code.",
+            "endpoint",
+            "reason",
+        )
 
     def on_batch(self, model: str, version: str, batch: Batch) -> None:
         """Count a batch after its forward pass."""

@@ -39,13 +39,24 @@ class Body(Question):
     elsewhere: Mapping[int, str] = field(default_factory=dict)
 
 
+async def read_inputs(
+    request: web.Request, schema: type[PredictRequest], task: Task, pool: CodecPool
+) -> Body:
+    """Read and parse a request, and fetch those inputs that it names by their address.
+
+    Raises:
+        RequestError: of `read_body` and `fetch_inputs`.
+    """
+    return await fetch_inputs(request, await read_body(request, schema, task, pool), task)
+
+
 async def read_body(
     request: web.Request, schema: type[PredictRequest], task: Task, pool: CodecPool
 ) -> Body:
-    """Read and parse a request's inputs, and fetch those that it names by their address.
+    """Read and parse a request.
 
     Args:
-        request: of a GET, the query names them.
+        request: of a GET, the query names the inputs.
         schema: the form of what comes as JSON.
         task: of the model that is asked.
         pool: for parsing what is large.
@@ -55,40 +66,9 @@ async def read_body(
             type.
         TooLarge: over `max_body_mb`.
         UnsupportedMedia: a content type or encoding that neither we nor the task read.
-        RequestError: of `Fetcher.fetch_all`.
     """
     if request.method == hdrs.METH_GET:
-        body = _read_query(request, task)
-    else:
-        body = await _read_content(request, schema, task, pool)
-    if not body.elsewhere:
-        return body
-    payloads = list(body.payloads)
-    files = await request.app[FETCHER].fetch_all(body.elsewhere, task.media_types, of=len(payloads))
-    for index, file in files.items():
-        payloads[index] = file
-    return replace(
-        body, payloads=payloads, size=body.size + sum(map(len, files.values())), elsewhere={}
-    )
-
-
-def _read_query(request: web.Request, task: Task) -> Body:
-    addresses = request.query.getall(URL, [])
-    if not task.media_types:
-        raise BadRequest("this model takes no files, of which GET could name one; POST its input")
-    if not addresses:
-        raise BadRequest(f"the query names no input; write ?{URL}=, or POST one")
-    return Body(
-        payloads=addresses,
-        size=0,
-        is_list=len(addresses) > 1,
-        elsewhere=dict(enumerate(addresses)),
-    )
-
-
-async def _read_content(
-    request: web.Request, schema: type[PredictRequest], task: Task, pool: CodecPool
-) -> Body:
+        return _read_query(request, task)
     check_size(request, request.content_length or 0)
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ENCODINGS:
@@ -109,6 +89,36 @@ async def _read_content(
     raise UnsupportedMedia(
         f"Content-Type {kind} is not read here; state what you send in a header, "
         f"Content-Type: one of {', '.join(media_types_of(task))}"
+    )
+
+
+async def fetch_inputs(request: web.Request, body: Body, task: Task) -> Body:
+    """Return a body with the files in it that it names by their address.
+
+    Raises:
+        RequestError: of `Fetcher.fetch_all`.
+    """
+    if not body.elsewhere:
+        return body
+    payloads = list(body.payloads)
+    files = await request.app[FETCHER].fetch_all(body.elsewhere, task.media_types, of=len(payloads))
+    for index, file in files.items():
+        payloads[index] = file
+    size = body.size + sum(map(len, files.values()))
+    return replace(body, payloads=payloads, size=size, elsewhere={})
+
+
+def _read_query(request: web.Request, task: Task) -> Body:
+    addresses = request.query.getall(URL, [])
+    if not task.media_types:
+        raise BadRequest("this model takes no files, of which GET could name one; POST its input")
+    if not addresses:
+        raise BadRequest(f"the query names no input; write ?{URL}=, or POST one")
+    return Body(
+        payloads=addresses,
+        size=0,
+        is_list=len(addresses) > 1,
+        elsewhere=dict(enumerate(addresses)),
     )
 
 

@@ -1,5 +1,6 @@
 """/openapi.json: the HTTP interface, from the pydantic models that validate it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -8,11 +9,14 @@ from pydantic.json_schema import models_json_schema
 
 from batchserve import __version__
 from batchserve.batch import CloseReason, Priority
+from batchserve.config import EndpointConfig
 from batchserve.errors import (
     BadRequest,
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     ModelFailed,
+    NotAcceptable,
     NotFound,
     RequestError,
     TooLarge,
@@ -20,19 +24,22 @@ from batchserve.errors import (
     UnsupportedMedia,
 )
 from batchserve.repository import ModelRepository, ModelVersion
-from batchserve.web.body import MULTIPART, PART
+from batchserve.tasks.base import Task
+from batchserve.web.body import MULTIPART, PART, URL
 from batchserve.web.debug import LAST, MOST_ASKED
-from batchserve.web.formats import JSON
-from batchserve.web.keys import REPOSITORY
-from batchserve.web.schema import ErrorBody, schema_of
+from batchserve.web.formats import JSON, STRUCTURED, Format, formats_for
+from batchserve.web.keys import CONFIG, REPOSITORY
+from batchserve.web.schema import ErrorBody, PredictSchema, endpoint_schema_of, schema_of
 from batchserve.web.terms import PRIORITY, TIMEOUT
 
 Schemas = dict[type[BaseModel], dict[str, Any]]
 
 REFERENCE = "#/components/schemas/{model}"
 ERRORS: dict[type[RequestError], str] = {
-    BadRequest: "Not JSON, not multipart, or a field missing or of the wrong type.",
+    BadRequest: "Not what the content type says, or a field missing or of the wrong type.",
+    Forbidden: "An address from which this server does not fetch.",
     NotFound: "No such model or version.",
+    NotAcceptable: "No media type that Accept names can hold the answer.",
     TooLarge: "Body, image or number of inputs over the limit, which is named.",
     UnsupportedMedia: "A content type that is not read.",
     InvalidInput: "It parses, but is no valid input for this model.",
@@ -64,19 +71,40 @@ LAST_PARAMETER: dict[str, Any] = {
     "description": "So many batches; all that are kept otherwise.",
     "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ASKED},
 }
+URL_PARAMETER: dict[str, Any] = {
+    "name": URL,
+    "in": "query",
+    "required": True,
+    "description": "The file's address; several are a list of inputs.",
+    "schema": {"type": "array", "items": {"type": "string", "format": "uri"}, "minItems": 1},
+}
+OF_A_BATCH: dict[str, Any] = {
+    "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
+    "X-Batch-Reason": {"schema": {"type": "string", "enum": list(CloseReason)}},
+    "Server-Timing": {"schema": {"type": "string"}},
+}
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 async def openapi(request: web.Request) -> web.Response:
-    return web.json_response(document(request.app[REPOSITORY]))
+    return web.json_response(document(request.app[REPOSITORY], request.app[CONFIG].endpoints))
 
 
-def document(repository: ModelRepository) -> dict[str, Any]:
+def document(
+    repository: ModelRepository, endpoints: Sequence[EndpointConfig] = ()
+) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document for what is served now."""
     versions = [version for version in repository.versions if version.loaded]
+    asked = [
+        (endpoint, version)
+        for endpoint in endpoints
+        if (version := _version_at(endpoint, versions)) is not None
+    ]
     models: dict[type[BaseModel], None] = {ErrorBody: None}
-    for version in versions:
-        schema = schema_of(type(version.task))
+    for schema in (
+        *(schema_of(type(version.task)) for version in versions),
+        *(endpoint_schema_of(type(version.task)) for _, version in asked),
+    ):
         models |= {schema.request: None, schema.response: None}
     # pydantic tells apart what has the same name in two modules.
     references, definitions = models_json_schema(
@@ -90,6 +118,8 @@ def document(repository: ModelRepository) -> dict[str, Any]:
         paths.setdefault("/predict", predict)
         paths.setdefault(f"/models/{version.name}/predict", predict)
         paths[f"/models/{version.name}/versions/{version.version}/predict"] = predict
+    for endpoint, version in asked:
+        paths[endpoint.path] = _endpoint(endpoint, version, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": "batchserve", "version": __version__},
@@ -98,15 +128,66 @@ def document(repository: ModelRepository) -> dict[str, Any]:
     }
 
 
+def _version_at(endpoint: EndpointConfig, versions: Sequence[ModelVersion]) -> ModelVersion | None:
+    return next(
+        (
+            version
+            for version in versions
+            if version.name == endpoint.model and endpoint.version in (None, version.version)
+        ),
+        None,
+    )
+
+
 def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
-    schema = schema_of(type(version.task))
-    content: dict[str, Any] = {JSON: {"schema": schemas[schema.request]}}
-    if version.task.media_types:
-        parts = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
-        form = {"type": "object", "required": [PART], "properties": {PART: parts}}
-        content[MULTIPART] = {"schema": form}
-        content |= dict.fromkeys(version.task.media_types, BINARY)
-    query = version.task.Parameters.model_json_schema().get("properties", {})
+    task = version.task
+    schema = schema_of(type(task))
+    post = _asking(
+        f"Ask {version.name}, version {version.version}.", task, schemas, schema, formats_for(task)
+    )
+    if not task.media_types:
+        return {"post": post}
+    get = {name: part for name, part in post.items() if name != "requestBody"}
+    get["summary"] = f"Have {version.name}, version {version.version}, look at a file elsewhere."
+    get["parameters"] = [URL_PARAMETER, *post["parameters"]]
+    return {"get": get, "post": post}
+
+
+def _endpoint(endpoint: EndpointConfig, version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
+    schema = endpoint_schema_of(type(version.task))
+    promise = "" if endpoint.slo_ms is None else f" within {endpoint.slo_ms:g} ms"
+    return {
+        "post": _asking(
+            f"Ask {version.name}, and be answered{promise}.",
+            version.task,
+            schemas,
+            schema,
+            STRUCTURED,
+            always=False,
+        )
+    }
+
+
+def _asking(
+    summary: str,
+    task: Task,
+    schemas: Schemas,
+    schema: PredictSchema,
+    formats: Sequence[Format],
+    *,
+    always: bool = True,
+) -> dict[str, Any]:
+    """Return what asking a model is like.
+
+    Args:
+        summary: of it, in a sentence.
+        task: the model's.
+        schemas: references to all that there are.
+        schema: what is sent and answered.
+        formats: in which it may be answered.
+        always: whether it is always the model that answers, and tells of its batch.
+    """
+    query = task.Parameters.model_json_schema().get("properties", {})
     parameters = [
         {"name": name, "in": "query", "schema": described} for name, described in query.items()
     ]
@@ -118,23 +199,34 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
         for error, text in ERRORS.items()
     }
     answer = {
-        "description": "The model's answer.",
+        "description": "The answer.",
         "headers": {
             "X-Request-Id": {"schema": {"type": "string"}},
-            "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
-            "X-Batch-Reason": {"schema": {"type": "string", "enum": list(CloseReason)}},
-            "Server-Timing": {"schema": {"type": "string"}},
+            **(OF_A_BATCH if always else {}),
         },
-        "content": {JSON: {"schema": schemas[schema.response]}},
+        "content": _contents(formats, schemas[schema.response]),
     }
     return {
-        "post": {
-            "summary": f"Ask {version.name}, version {version.version}.",
-            "tags": ["predict"],
-            "parameters": [*parameters, *HEADERS],
-            "requestBody": {"required": True, "content": content},
-            "responses": {"200": answer, **errors},
-        }
+        "summary": summary,
+        "tags": ["predict"],
+        "parameters": [*parameters, *HEADERS],
+        "requestBody": {"required": True, "content": _bodies(task, schemas[schema.request])},
+        "responses": {"200": answer, **errors},
+    }
+
+
+def _bodies(task: Task, schema: dict[str, Any]) -> dict[str, Any]:
+    content = _contents(formats_for(task), schema)
+    if task.media_types:
+        parts = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+        form = {"type": "object", "required": [PART], "properties": {PART: parts}}
+        content |= {MULTIPART: {"schema": form}, **dict.fromkeys(task.media_types, BINARY)}
+    return content
+
+
+def _contents(formats: Sequence[Format], schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        form.media_types[0]: BINARY if form.arrays_only else {"schema": schema} for form in formats
     }
 
 

@@ -12,7 +12,7 @@ from batchserve.errors import BadRequest
 from batchserve.inference import Answer
 from batchserve.tasks.base import Task
 from batchserve.web.ask import ask, find_model, headers_of, terms_of
-from batchserve.web.body import URL, read_body
+from batchserve.web.body import URL, read_inputs
 from batchserve.web.formats import Format, formats_for, wanted
 from batchserve.web.keys import POOL
 from batchserve.web.schema import schema_of
@@ -29,7 +29,7 @@ async def predict(request: web.Request) -> web.Response:
         request,
         model,
         terms_of(request, model),
-        read=partial(read_body, request, schema_of(type(task)).request, task, pool),
+        read=partial(read_inputs, request, schema_of(type(task)).request, task, pool),
         encode=partial(form.encode, task=task, parameters=parameters),
     )
     outputs: dict[str, Any] = (

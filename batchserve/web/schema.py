@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    RootModel,
     create_model,
     model_validator,
 )
@@ -146,3 +147,48 @@ def request_model(name: str, base: type[PredictRequest], task: type[Task]) -> ty
     }
     model: type[PredictRequest] = create_model(name, __base__=base, __doc__=base.__doc__, **fields)
     return model
+
+
+class EndpointRequest(PredictRequest):
+    """One input, or a list of them that is answered in order."""
+
+    list_name: ClassVar[str] = "input_batch"
+    model_config = _one_of(INPUT, list_name)
+
+
+class EndpointAnswer(BaseModel):
+    """What the model answered, or what stands in for it."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    query_id: int = Field(description="A number for each input.", ge=0)
+    default: bool = Field(description="Whether the output is the default, and not the model's.")
+    default_explanation: str = Field(
+        description="Why, if it is the default.", json_schema_extra=_drop_default, default=""
+    )
+    model: str = Field(description="Who answered, or would have.")
+    version: str | None
+
+
+@cache
+def endpoint_schema_of(task: type[Task]) -> PredictSchema:
+    """Return the models for a task's `Input` and `Output` at an endpoint."""
+    output: Any = task.Output | Any
+    answer = create_model(
+        f"{task.__name__}EndpointAnswer",
+        __base__=EndpointAnswer,
+        __doc__=EndpointAnswer.__doc__,
+        output=(output, Field(description="The model's output, or the default.")),
+    )
+    answers = create_model(
+        f"{task.__name__}EndpointAnswers",
+        __doc__="The answers to `input_batch`, in its order.",
+        batch_predictions=(list[answer], Field(min_length=1)),
+    )
+    either: Any = answer | answers
+    return PredictSchema(
+        request=request_model(f"{task.__name__}EndpointRequest", EndpointRequest, task),
+        response=create_model(
+            f"{task.__name__}EndpointResponse", __base__=RootModel[either], __doc__=None
+        ),
+    )
