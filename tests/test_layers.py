@@ -22,7 +22,7 @@ BATCHING = [
     ["batching.configured"],
 ]
 LAYERS = [
-    ["errors", "memory", "signals", "lineage"],
+    ["errors", "memory", "signals", "lineage", "addresses"],
     ["importing", "leaving"],
     ["config", "batch"],
     ["config_file"],
@@ -45,6 +45,8 @@ HOMES = {
     "torch": ["tasks", "loading", "runners", "demo", "testing"],
     "torchvision": ["tasks", "loading"],
     "aiohttp": ["web", "app"],
+    "yarl": ["web.fetch"],
+    "msgpack": ["web.formats"],
     "gunicorn": ["gunicorn_settings"],
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations"],
     "yaml": ["config_file"],
