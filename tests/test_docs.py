@@ -73,7 +73,8 @@ def test_every_config_key_is_documented_with_its_default(heading: str, section: 
 
 
 def test_no_config_key_is_documented_that_does_not_exist():
-    known = {name for section in (Config, *SECTIONS.values()) for name in section.model_fields}
+    sections: list[type[BaseModel]] = [Config, *SECTIONS.values()]
+    known = {name for section in sections for name in section.model_fields}
     rows = re.findall(r"^\| `(\w+)` \|", text_of("docs/configuration.md"), flags=re.MULTILINE)
     assert set(rows) <= known
 
