@@ -160,7 +160,7 @@ def parse_body(form: Format, data: bytes, schema: type[PredictRequest], task: Ta
     """
     payloads, is_list = form.parse(data, schema, task)
     elsewhere = (
-        {i: payload.url for i, payload in enumerate(payloads) if isinstance(payload, ByUrl)}
+        {i: payload.url for i, payload in enumerate(payloads) if type(payload) is ByUrl}
         if task.media_types
         else {}
     )

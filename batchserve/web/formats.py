@@ -14,7 +14,7 @@ from batchserve.errors import BadRequest, NotAcceptable
 from batchserve.tasks.base import Task
 from batchserve.web.accept import preferred
 from batchserve.web.arrays import MARK, Array, array_in, read_npy, write_npy
-from batchserve.web.schema import PredictRequest
+from batchserve.web.schema import ITSELF, PredictRequest
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -182,9 +182,11 @@ FORMATS: Sequence[Format] = (*STRUCTURED, Npy())
 
 
 def _explain(error: ValidationError, schema: type[PredictRequest]) -> str:
-    mistake = error.errors(include_url=False, include_input=False)[0]
+    mistakes = error.errors(include_url=False, include_input=False)
+    # What an input is tried as beside itself is not what most clients mean.
+    mistake = next((one for one in mistakes if ITSELF in one["loc"]), mistakes[0])
     message = mistake["msg"].removeprefix("Value error, ")
-    where = ".".join(str(part) for part in mistake["loc"])
+    where = ".".join(str(part) for part in mistake["loc"] if part != ITSELF)
     if mistake["type"] == "json_invalid":
         return f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
     if mistake["type"] == "extra_forbidden":

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     RootModel,
     create_model,
     model_validator,
@@ -19,6 +19,8 @@ from pydantic_core import CoreSchema, core_schema
 from batchserve.tasks.base import Task
 
 INPUT = "input"
+# What an input that may be several things is tried as: part of where pydantic says a mistake is.
+ITSELF, BY_URL, AS_FILE = "(itself)", "(by its address)", "(as a file)"
 
 
 class ErrorBody(BaseModel):
@@ -66,43 +68,27 @@ class PredictResponse(BaseModel):
     version: str
 
 
-@dataclass(frozen=True)
-class ByUrl:
-    """An input that is a file elsewhere."""
+class ByUrl(BaseModel):
+    """A file's address, from which the server may fetch it if its operator allows that."""
 
-    url: str
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(json_schema_extra={"format": "uri"})
 
 
 class _AlsoByUrl:
-    """Annotates an input that is a file: it may be named by its address instead.
+    """Annotates an input that is a file, which may be named by its address instead.
 
     Bytes, which no JSON can hold, are the file itself.
     """
 
-    _BY_URL: ClassVar[dict[str, Any]] = {
-        "type": "object",
-        "description": "The file's address, if the server may fetch it.",
-        "properties": {"url": {"type": "string", "format": "uri"}},
-        "required": ["url"],
-        "additionalProperties": False,
-    }
-
     def __get_pydantic_core_schema__(self, source: Any, of: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_wrap_validator_function(self._validate, of(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, of: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"anyOf": [of(schema), self._BY_URL]}
-
-    @staticmethod
-    def _validate(value: Any, validate: core_schema.ValidatorFunctionWrapHandler) -> Any:
-        match value:
-            case bytes():
-                return value
-            case {"url": str(url), **others} if not others:
-                return ByUrl(url)
-        return validate(value)
+        itself, by_url = (of(source), ITSELF), (of.generate_schema(ByUrl), BY_URL)
+        file = (core_schema.is_instance_schema(bytes), AS_FILE)
+        return core_schema.json_or_python_schema(
+            json_schema=core_schema.union_schema([itself, by_url], mode="left_to_right"),
+            python_schema=core_schema.union_schema([file, itself, by_url], mode="left_to_right"),
+        )
 
 
 @dataclass(frozen=True)
@@ -141,7 +127,8 @@ def request_model(name: str, base: type[PredictRequest], task: type[Task]) -> ty
     fields: dict[str, Any] = {
         INPUT: (one, Field(None, json_schema_extra=_drop_default)),
         base.list_name: (
-            list[one],
+            # Of a long list, one mistake is enough.
+            Annotated[list[one], FailFast()],
             Field(None, min_length=1, json_schema_extra=_drop_default),
         ),
     }
