@@ -106,8 +106,9 @@ async def build_app(config: Config) -> web.Application:
         metrics.on_fault(model.name, model.version, fault)
 
     repository = ModelRepository(
-        config.models, on_batch, on_fault, hang_s=config.server.hang_seconds
-    )
+        config.models, on_batch, on_fault,
+        hang_s=config.server.hang_seconds, threads=config.server.threads_of_forward,
+    )  # fmt: skip
     await repository.load()
 
     app = web.Application(

@@ -54,9 +54,12 @@ class ModelVersion:
     device: str
     forward_s: dict[int, float]  # seconds by batch size, at warm-up
 
-    def __init__(self, config: ModelConfig, hang_s: float = math.inf) -> None:
+    def __init__(
+        self, config: ModelConfig, hang_s: float = math.inf, threads: int | None = None
+    ) -> None:
         self.config = config
         self._hang_s = hang_s
+        self._threads = threads
         self.name = config.name
         self.version = config.version
         self.state = State.LOADING
@@ -150,7 +153,9 @@ class ModelVersion:
         self.device = str(device)
         module = place_module(module, self.config, device)
         pad_to = self.config.batching.max_batch_size if self.config.reproducible else None
-        return Forward(module, self.task, device, DTYPES[self.config.precision], pad_to)
+        return Forward(
+            module, self.task, device, DTYPES[self.config.precision], pad_to, self._threads
+        )
 
     def _warm_up(self, forward: Forward) -> dict[int, float]:
         example = self.task.example()
@@ -271,6 +276,7 @@ class ModelRepository:
         on_batch: called with each version's batches.
         on_fault: called with what went wrong with one.
         hang_s: a forward pass that takes longer never returns.
+        threads: cores that a forward pass may use; None: as many as torch is told to.
     """
 
     def __init__(
@@ -279,8 +285,9 @@ class ModelRepository:
         on_batch: OnBatch = lambda _model, _batch: None,
         on_fault: OnFault = lambda _model, _fault: None,
         hang_s: float = math.inf,
+        threads: int | None = None,
     ) -> None:
-        self.versions = [ModelVersion(config, hang_s) for config in configs]
+        self.versions = [ModelVersion(config, hang_s, threads) for config in configs]
         self._on_batch, self._on_fault = on_batch, on_fault
 
     async def load(self) -> None:

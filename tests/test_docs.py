@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "batching": BatchingConfig,
     "endpoints": EndpointConfig,
 }
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+DOCUMENTS = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "examples").glob("*/README.md"),
+]
 
 
 def text_of(name: str) -> str:
@@ -208,3 +213,14 @@ def test_the_fetching_of_the_docs_is_a_valid_config():
     fetch = ServerConfig.model_validate(yaml.safe_load(shown)["server"]).fetch
     assert fetch.hosts == ("localhost:8001",)
     assert [str(network) for network in fetch.networks] == ["127.0.0.0/8"]
+
+
+async def test_the_tests_of_the_docs_pass(tmp_path: Path, monkeypatch):
+    _, sentiment, tests = fences(text_of("docs/tasks.md"), "python")
+    (tmp_path / "sentiment.py").write_text(sentiment, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sentiment", raising=False)
+    shown: dict[str, Any] = {}
+    exec(tests, shown)
+    shown["test_my_task"]()
+    await shown["test_my_model_over_http"]()

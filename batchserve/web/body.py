@@ -159,11 +159,10 @@ def parse_body(form: Format, data: bytes, schema: type[PredictRequest], task: Ta
         RequestError: of `Format.parse`.
     """
     payloads, is_list = form.parse(data, schema, task)
-    elsewhere = (
-        {i: payload.url for i, payload in enumerate(payloads) if type(payload) is ByUrl}
-        if task.media_types
-        else {}
-    )
+    elsewhere: dict[int, str] = {}
+    # Most lists name no address, and are not gone through one by one.
+    if task.media_types and ByUrl in set(map(type, payloads)):
+        elsewhere = {i: one.url for i, one in enumerate(payloads) if isinstance(one, ByUrl)}
     return Body(payloads=payloads, is_list=is_list, size=len(data), elsewhere=elsewhere)
 
 
