@@ -1,6 +1,6 @@
 """/openapi.json: the HTTP interface, from the pydantic models that validate it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -142,9 +142,8 @@ def _version_at(endpoint: EndpointConfig, versions: Sequence[ModelVersion]) -> M
 def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
     task = version.task
     schema = schema_of(type(task))
-    post = _asking(
-        f"Ask {version.name}, version {version.version}.", task, schemas, schema, formats_for(task)
-    )
+    summary = f"Ask {version.name}, version {version.version}."
+    post = _asking(summary, task, schemas, schema, formats_for(task), OF_A_BATCH)
     if not task.media_types:
         return {"post": post}
     get = {name: part for name, part in post.items() if name != "requestBody"}
@@ -154,18 +153,11 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
 
 
 def _endpoint(endpoint: EndpointConfig, version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
-    schema = endpoint_schema_of(type(version.task))
     promise = "" if endpoint.slo_ms is None else f" within {endpoint.slo_ms:g} ms"
-    return {
-        "post": _asking(
-            f"Ask {version.name}, and be answered{promise}.",
-            version.task,
-            schemas,
-            schema,
-            STRUCTURED,
-            always=False,
-        )
-    }
+    summary = f"Ask {version.name}, and be answered{promise}."
+    schema = endpoint_schema_of(type(version.task))
+    # A default has not been in any batch.
+    return {"post": _asking(summary, version.task, schemas, schema, STRUCTURED, {})}
 
 
 def _asking(
@@ -174,18 +166,17 @@ def _asking(
     schemas: Schemas,
     schema: PredictSchema,
     formats: Sequence[Format],
-    *,
-    always: bool = True,
+    headers: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what asking a model is like.
+    """Return the description of a request to a model.
 
     Args:
-        summary: of it, in a sentence.
+        summary: a sentence.
         task: the model's.
         schemas: references to all that there are.
         schema: what is sent and answered.
         formats: in which it may be answered.
-        always: whether it is always the model that answers, and tells of its batch.
+        headers: of every answer, beside its id.
     """
     query = task.Parameters.model_json_schema().get("properties", {})
     parameters = [
@@ -200,10 +191,7 @@ def _asking(
     }
     answer = {
         "description": "The answer.",
-        "headers": {
-            "X-Request-Id": {"schema": {"type": "string"}},
-            **(OF_A_BATCH if always else {}),
-        },
+        "headers": {"X-Request-Id": {"schema": {"type": "string"}}, **headers},
         "content": _contents(formats, schemas[schema.response]),
     }
     return {
