@@ -19,6 +19,7 @@ from batchserve.runners.reproducible import is_reproducible
 from batchserve.runners.warmup import MOST, choose_runner, warm_up
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
+from batchserve.tasks.tensors import TensorSpec, specs_of
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,7 @@ class ModelVersion:
     batcher: Batcher
     device: str
     forward_s: dict[int, float]  # seconds by batch size, at warm-up
+    outputs: tuple[TensorSpec, ...] = ()  # of the example; empty: there is none
 
     def __init__(
         self, config: ModelConfig, hang_s: float = math.inf, threads: int | None = None
@@ -200,6 +202,7 @@ class ModelVersion:
         if isinstance(row, Exception):
             raise row
         self.task.encode(row, self.task.Parameters())
+        self.outputs = specs_of(row, fixed=self.task.fixed_shape)
 
     def _verify_reproducible(self, forward: Forward, example: "torch.Tensor", size: int) -> None:
         if not is_reproducible(forward, example, size):

@@ -40,6 +40,7 @@ LAYERS = [
     ["batching.batcher"],
     ["repository"],
     ["inference"],
+    ["model_stats"],
     ["web"],
     ["app", "simulation", "demo"],
     ["testing"],

@@ -16,12 +16,17 @@ from batchserve.errors import BadRequest, InvalidInput
 
 Array = np.ndarray[Any, Any]
 
-READ_HEADER = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-# Enough for numbers of any shape. The header is a Python literal, and parsing a long one is slow.
+# Magic, version and the header's length, which has two bytes in version 1 and four later.
+PREAMBLE = re.compile(
+    rb"\x93NUMPY(\x01[\0-\xff](?P<short>[\0-\xff]{2})|[\x02\x03][\0-\xff](?P<long>[\0-\xff]{4}))"
+)
+# Enough for numbers of any shape.
 MOST_HEADER_BYTES = 2000
+# The header is a Python literal. Of those, only this is read, and not by Python: what can be
+# nested can be nested too deeply. Nothing is tried in two ways, of which there would be many.
+SIZES = r"\(\s*+(?:\d++\s*+,\s*+)*+(?:\d++\s*+)?\)"
+FIELD = re.compile(rf"'(\w++)'\s*+:\s*+('[^']*+'|True|False|{SIZES})\s*+,?\s*+", re.ASCII)
+HEADER = re.compile(rf"\s*+\{{\s*+(?:{FIELD.pattern}){{3}}\}}\s*+", re.ASCII)
 # Of numpy's arrays.
 MOST_DIMENSIONS = 64
 # By what msgpack-numpy knows an array in a map. That the keys are bytes, no text can imitate.
@@ -37,16 +42,12 @@ def read_npy(data: bytes) -> Array:
         BadRequest: it is no such file, or shorter or longer than its header says.
         InvalidInput: it holds no plain numbers.
     """
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        shape, is_fortran, dtype = READ_HEADER[version](file, max_header_size=MOST_HEADER_BYTES)
-    except Exception:  # noqa: BLE001 - there is no end to what can be wrong with a literal
-        raise BadRequest(
-            "the body is no .npy file of version 1.0 or 2.0, as numpy.save writes it"
-        ) from None
-    order: Literal["F", "C"] = "F" if is_fortran else "C"
-    return _view(memoryview(data)[file.tell() :], dtype.str, shape, order)
+    fields, start = _header(data)
+    match fields:
+        case {"descr": str(dtype), "fortran_order": bool(is_fortran), "shape": tuple(shape)}:
+            order: Literal["F", "C"] = "F" if is_fortran else "C"
+            return _view(memoryview(data)[start:], dtype, shape, order)
+    raise _no_npy()
 
 
 def write_npy(array: Array) -> bytes:
@@ -66,6 +67,31 @@ def array_in(packed: Mapping[Any, Any]) -> Array:
         InvalidInput: it holds no plain numbers.
     """
     return _view(packed.get(DATA), packed.get(DTYPE), packed.get(SHAPE, ()), "C")
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], int]:
+    """Return what a file's header says, and where it ends."""
+    preamble = PREAMBLE.match(data)
+    if preamble is None:
+        raise _no_npy()
+    length = int.from_bytes(preamble["short"] or preamble["long"], "little")
+    start = preamble.end() + min(length, MOST_HEADER_BYTES)
+    text = data[preamble.end() : start].decode("latin-1")
+    if not HEADER.fullmatch(text):
+        raise _no_npy()
+    return {name: _value(value) for name, value in FIELD.findall(text)}, start
+
+
+def _value(text: str) -> str | bool | tuple[int, ...]:
+    if text.startswith("'"):
+        return text[1:-1]
+    if text.startswith("("):
+        return tuple(int(size) for size in text[1:-1].split(",") if size.strip())
+    return text == "True"
+
+
+def _no_npy() -> BadRequest:
+    return BadRequest("the body is no .npy file of plain numbers, as numpy.save writes it")
 
 
 def _view(data: Any, dtype: Any, shape: Sequence[Any], order: Literal["F", "C"]) -> Array:

@@ -39,6 +39,14 @@ class Body(Question):
     elsewhere: Mapping[int, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a form, its Content-Transfer-Encoding undone."""
+
+    data: bytes
+    content_type: str
+
+
 async def read_inputs(
     request: web.Request, schema: type[PredictRequest], task: Task, pool: CodecPool
 ) -> Body:
@@ -69,12 +77,7 @@ async def read_body(
     """
     if request.method == hdrs.METH_GET:
         return _read_query(request, task)
-    check_size(request, request.content_length or 0)
-    encoding = request.headers.get("Content-Encoding", "identity").lower()
-    if encoding not in ENCODINGS:
-        raise UnsupportedMedia(
-            f"Content-Encoding {encoding} is not read here; send one of {', '.join(ENCODINGS)}"
-        )
+    check_head(request)
     kind = request.content_type
     form = named(kind, formats_for(task))
     if form is not None:
@@ -128,6 +131,21 @@ def media_types_of(task: Task) -> Sequence[str]:
     return (*names_of(formats_for(task)), *files)
 
 
+def check_head(request: web.Request) -> None:
+    """Raise if the body is too large, or encoded as we do not read it; before it is read.
+
+    Raises:
+        TooLarge: it says that it is over `max_body_mb`.
+        UnsupportedMedia: of its encoding.
+    """
+    check_size(request, request.content_length or 0)
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ENCODINGS:
+        raise UnsupportedMedia(
+            f"Content-Encoding {encoding} is not read here; send one of {', '.join(ENCODINGS)}"
+        )
+
+
 def check_size(request: web.Request, size: int) -> None:
     """Raise TooLarge if a body of `size` bytes is over the limit."""
     if size > request.client_max_size:
@@ -167,20 +185,34 @@ def parse_body(form: Format, data: bytes, schema: type[PredictRequest], task: Ta
 
 
 async def _read_multipart(request: web.Request) -> Body:
-    payloads: list[bytes] = []
+    payloads = [part.data for part in await read_parts(request, (PART,))]
+    return Body(payloads=payloads, is_list=len(payloads) > 1, size=request.content.total_bytes)
+
+
+async def read_parts(request: web.Request, names: Sequence[str]) -> list[Part]:
+    """Read a form, each part of which has one of these names.
+
+    Raises:
+        BadRequest: it is no form, has no part, or one of another name.
+        InvalidInput: a part is not base64, though it says so.
+        TooLarge: over `max_body_mb`.
+    """
+    wanted = " or ".join(map(repr, names))
+    parts: list[Part] = []
     try:
         async for part in await request.multipart():
-            if not isinstance(part, BodyPartReader) or part.name != PART:
+            if not isinstance(part, BodyPartReader) or part.name not in names:
                 raise BadRequest(
-                    f"a part of the form is not named {PART!r}; send files as {PART!r}"
+                    f"a part of the form is not named {wanted}; send files as {wanted}"
                 )
             # decode: undoes a Content-Transfer-Encoding, base64 among them.
-            payloads.append(bytes(await part.read(decode=True)))
+            data = bytes(await part.read(decode=True))
+            parts.append(Part(data, part.headers.get("Content-Type", "")))
             check_size(request, request.content.total_bytes)
     except binascii.Error as error:
         raise InvalidInput(f"a part of the form is not base64, as it says: {error}") from error
     except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as error:
         raise BadRequest(f"the body is not multipart/form-data: {error}") from error
-    if not payloads:
-        raise BadRequest(f"the form has no part named {PART!r}")
-    return Body(payloads=payloads, is_list=len(payloads) > 1, size=request.content.total_bytes)
+    if not parts:
+        raise BadRequest(f"the form has no part named {wanted}")
+    return parts

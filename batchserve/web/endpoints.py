@@ -84,7 +84,7 @@ class Endpoint:
         form, media_type = wanted(accepted_by(request), STRUCTURED)
         model = self._find(request)
         task = model.task if model and model.loaded else _Unread()
-        parameters = read_parameters(request, task)
+        parameters = read_parameters(task, request.query)
         terms = self._terms(request, model)
         body: Body | None = None
         try:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchserve.errors import BadRequest, NotAcceptable
 from batchserve.tasks.base import Task
+from batchserve.tasks.tensors import named_arrays
 from batchserve.web.accept import preferred
 from batchserve.web.arrays import MARK, Array, array_in, read_npy, write_npy
 from batchserve.web.schema import ITSELF, PredictRequest
@@ -158,12 +159,14 @@ class Npy(Format):
         return [array], False
 
     def encode(self, row: Any, task: Task, parameters: BaseModel) -> Any:
-        if not hasattr(row, "numpy"):
+        arrays = named_arrays(row)
+        if len(arrays) > 1:
             raise NotAcceptable(
-                f"an output of this model is several tensors, which {NPY} cannot hold; accept "
-                f"{JSON} or {MSGPACK}"
+                f"an output of this model is several tensors, {', '.join(arrays)}, which {NPY} "
+                f"cannot hold; accept {JSON} or {MSGPACK}"
             )
-        return row.numpy()
+        (array,) = arrays.values()
+        return array
 
     def write(self, answer: Mapping[str, Any]) -> bytes:
         if "output" in answer:

@@ -23,7 +23,7 @@ async def predict(request: web.Request) -> web.Response:
     path, pool = request.match_info, request.app[POOL]
     model = find_model(request, path.get("name"), path.get("version"))
     task = model.task
-    parameters = read_parameters(request, task)
+    parameters = read_parameters(task, query_of(request))
     form, media_type = wanted(accepted_by(request), formats_for(task))
     body, answer = await ask(
         request,
@@ -39,22 +39,29 @@ async def predict(request: web.Request) -> web.Response:
     return await respond(form, media_type, content, answer, pool)
 
 
-def read_parameters(request: web.Request, task: Task) -> BaseModel:
-    """Return what the query string says, beside the input that that of a GET names.
+def query_of(request: web.Request) -> dict[str, str]:
+    """Return the query string, without the input that that of a GET names."""
+    query = dict(request.query)
+    if request.method == hdrs.METH_GET:
+        query.pop(URL, None)
+    return query
+
+
+def read_parameters(
+    task: Task, stated: Mapping[str, Any], what: str = "query parameter"
+) -> BaseModel:
+    """Return the task's parameters, as the query string or what else states them.
 
     Raises:
         BadRequest: it says what the task does not know.
     """
-    query = dict(request.query)
-    if request.method == hdrs.METH_GET:
-        query.pop(URL, None)
     try:
-        return task.Parameters.model_validate(query)
+        return task.Parameters.model_validate(dict(stated))
     except ValidationError as error:
         mistake = error.errors()[0]
         known = ", ".join(task.Parameters.model_fields) or "none"
         raise BadRequest(
-            f"query parameter {mistake['loc'][0]}: {mistake['msg']}; known are: {known}"
+            f"{what} {mistake['loc'][0]}: {mistake['msg']}; known are: {known}"
         ) from None
 
 

@@ -183,6 +183,15 @@ def test_a_list_is_not_made_before_it_is_there():
     assert most_bytes < 3 * size
 
 
+@pytest.mark.parametrize("value", [b"x" * 100_000, "x" * 100_000], ids=["bytes", "text"])
+async def test_something_long_among_numbers_takes_no_room(serve, value):
+    # numpy would give as much to each of the numbers: 200 GB.
+    client = await serve(**DOUBLE)
+    body = msgpack.packb({"input": [value, *[0] * 2_000_000]})
+    response = await ask(client, body, MSGPACK)
+    await check_error(response, 422, "invalid_input", "not a number")
+
+
 @given(st.binary(max_size=300) | st.binary(max_size=50).map(lambda tail: b"\x81\xa5input" + tail))
 def test_any_bytes_are_read_or_refused(data):
     for task in (TensorTask(), ImageClassification(ImageConfig())):
