@@ -94,8 +94,16 @@ def holds_text(data: Any) -> bool:
     """
     if not isinstance(data, list):
         return isinstance(data, str | bytes)
-    kinds = set(map(type, data))
-    return bool(kinds & {str, bytes}) or (list in kinds and any(map(holds_text, data)))
+    # Not by recursion: a client may nest them deeper than Python goes.
+    lists = [data]
+    while lists:
+        inner = lists.pop()
+        kinds = set(map(type, inner))
+        if kinds & {str, bytes}:
+            return True
+        if list in kinds:
+            lists += [part for part in inner if isinstance(part, list)]
+    return False
 
 
 def are_items(payloads: Sequence[Any]) -> bool:
