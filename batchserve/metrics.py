@@ -21,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.samples import Sample
 
 from batchserve.batch import Batch, Fault
+from batchserve.errors import DeadlineExceeded, Overloaded, QueueFull
 
 # Without the times at which series began, which would double their number.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -82,6 +83,22 @@ class Metrics:
         self.rejected = counter(
             "rejected_total", "Requests that were not computed, by the error's code.", "reason"
         )
+        self.slo_seconds = gauge("slo_seconds", "The promise; of models that make one.", "livemax")
+        self.workers = Gauge(
+            "batchserve_workers",
+            "Processes that serve.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
+    def introduce(self, model: str, version: str, slo_ms: float | None) -> None:
+        """Begin a version's series at 0: of one that begins at 1, rates do not see the first."""
+        for fault in Fault:
+            self.faults.labels(model, version, fault)
+        for error in (QueueFull, Overloaded, DeadlineExceeded):
+            self.rejected.labels(model, version, error.code)
+        if slo_ms is not None:
+            self.slo_seconds.labels(model, version).set(slo_ms / 1000)
 
     def on_batch(self, model: str, version: str, batch: Batch) -> None:
         """Count a batch after its forward pass."""

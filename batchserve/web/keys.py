@@ -9,6 +9,7 @@ from batchserve.inference import Answer
 from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
 from batchserve.model_stats import ModelStats
+from batchserve.records import RequestRecord
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
 
@@ -25,3 +26,5 @@ REQUEST_ID = web.RequestKey("request_id", str)
 SECONDS = web.RequestKey("seconds", float)
 MODEL = web.RequestKey("model", ModelVersion)
 ANSWER = web.RequestKey("answer", Answer)
+CODE = web.RequestKey("code", str)
+RECORD = web.RequestKey("record", RequestRecord)
