@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from batchserve.quantiles import quantile
+
 # What is read of each metric: the name that it has here, and the label that divides it.
 READ = {
     "batchserve_requests_total": ("answers", "code"),
@@ -20,6 +22,7 @@ READ = {
     "batchserve_queue_items": ("queue_items", ""),
     "batchserve_in_flight_items": ("in_flight_items", ""),
 }
+WORKERS = "batchserve_workers"
 GAUGES = ("queue_items", "in_flight_items")
 RATES = ("answers", "refusals", "faults", "batches")
 DIGITS = 4
@@ -54,10 +57,13 @@ class Snapshot(NamedTuple):
     models: dict[str, Counts]
 
 
-def snapshot(readings: Iterable[Reading], at_s: float, workers: int) -> Snapshot:
+def snapshot(readings: Iterable[Reading], at_s: float) -> Snapshot:
     """Sort what Prometheus has counted by model."""
     models: dict[str, Counts] = {}
+    workers = 0
     for reading in readings:
+        if reading.name == WORKERS:
+            workers = round(reading.value)
         if reading.name not in READ:
             continue
         kind, label = READ[reading.name]
@@ -89,31 +95,6 @@ def point(before: Snapshot, after: Snapshot) -> Point:
     if len(grown) > 1:
         described["all"] = _describe(_together(grown.values()), seconds, after.workers)
     return described
-
-
-def quantile(share: float, buckets: Mapping[float, float]) -> float | None:
-    """Estimate a quantile as Prometheus does: evenly spread within its bucket.
-
-    Args:
-        share: from 0 to 1.
-        buckets: how many were up to each bound, which includes those of the lower ones.
-
-    Returns:
-        None if nothing was counted; the last finite bound for what is above it.
-    """
-    bounds = sorted(buckets)
-    if not bounds:
-        return None
-    rank = share * buckets[bounds[-1]]
-    lower, below = 0.0, 0.0
-    for bound in bounds:
-        upto = buckets[bound]
-        if upto >= rank and upto > below:
-            if math.isinf(bound):
-                return lower
-            return lower + (bound - lower) * (rank - below) / (upto - below)
-        lower, below = bound, upto
-    return None
 
 
 def _grown(before: Counts, after: Counts) -> Counts:
@@ -153,22 +134,22 @@ def _describe(counts: Counts, seconds: float, workers: int) -> Point:
     return {name: value for name, value in described.items() if value}
 
 
-def _buckets(counts: Counts, kind: str) -> dict[float, float]:
-    return {float(label): count for (its_kind, label), count in counts.items() if its_kind == kind}
+def _buckets(counts: Counts, kind: str) -> list[tuple[float, float]]:
+    return sorted((float(label), n) for (its_kind, label), n in counts.items() if its_kind == kind)
 
 
-def _sizes(cumulative: Mapping[float, float]) -> dict[str, int]:
+def _sizes(cumulative: Iterable[tuple[float, float]]) -> dict[str, int]:
     """Return how many batches were in each bucket, by its upper bound."""
     sizes, below = {}, 0.0
-    for bound in sorted(cumulative):
-        if count := round(cumulative[bound] - below):
+    for bound, upto in cumulative:
+        if count := round(upto - below):
             sizes["more" if math.isinf(bound) else f"{bound:g}"] = count
-        below = cumulative[bound]
+        below = upto
     return sizes
 
 
-def _millis(seconds: float | None) -> float | None:
-    return None if seconds is None else _rounded(1000 * seconds)
+def _millis(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else _rounded(1000 * seconds)
 
 
 def _rounded(value: float) -> float:

@@ -6,7 +6,6 @@ in the environment before this module is imported.
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from prometheus_client import (
@@ -142,11 +141,6 @@ class Metrics:
         """Yield every value, likewise."""
         for family in self._registry_of_all().collect():
             yield from family.samples
-
-    def worker_count(self) -> int:
-        """Return how many workers count."""
-        folder = os.environ.get(MULTIPROC_DIR)
-        return len([*Path(folder).glob("gauge_livesum_*.db")]) if folder else 1
 
     def _registry_of_all(self) -> Any:
         if MULTIPROC_DIR not in os.environ:

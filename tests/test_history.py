@@ -1,14 +1,9 @@
 """From what Prometheus has counted at two moments to a point of the dashboard's curves."""
 
-import math
 from typing import Any
 
-import pytest
-
-from batchserve.history import Snapshot, point, quantile, snapshot
+from batchserve.history import Snapshot, point, snapshot
 from batchserve.metrics import Metrics
-
-INF = math.inf
 
 
 def used(metrics: Metrics, model: str = "m", *, requests: int = 0, code: int = 200) -> Metrics:
@@ -18,9 +13,10 @@ def used(metrics: Metrics, model: str = "m", *, requests: int = 0, code: int = 2
 
 
 def between(before: Metrics, change: Any, seconds: float = 2.0, workers: int = 1) -> Any:
-    first = snapshot(before.readings(), 100.0, workers)
+    before.workers.set(workers)
+    first = snapshot(before.readings(), 100.0)
     change(before)
-    return point(first, snapshot(before.readings(), 100.0 + seconds, workers))
+    return point(first, snapshot(before.readings(), 100.0 + seconds))
 
 
 def test_a_point_counts_only_what_happened_since_the_one_before():
@@ -83,8 +79,8 @@ def test_a_model_that_was_not_there_before_is_counted_from_zero():
 
 
 def test_a_counter_that_began_anew_is_counted_from_zero():
-    before = snapshot(used(Metrics(), requests=9).readings(), 1.0, 1)
-    after = snapshot(used(Metrics(), requests=2).readings(), 2.0, 1)
+    before = snapshot(used(Metrics(), requests=9).readings(), 1.0)
+    after = snapshot(used(Metrics(), requests=2).readings(), 2.0)
     assert point(before, after)["models"]["m:1"]["answers_per_s"] == {"200": 2.0}
 
 
@@ -101,22 +97,6 @@ def test_the_latencies_of_a_point_are_those_of_its_own_requests():
     # Within the buckets from 250 to 500 ms, and from 500 ms to 1 s.
     assert 250 < told["p50_ms"] < 500
     assert 500 < told["p99_ms"] < 1000
-
-
-@pytest.mark.parametrize(
-    ("share", "buckets", "estimate"),
-    [
-        (0.5, {1: 10, 2: 10, INF: 10}, 0.5),
-        (1.0, {1: 10, 2: 10, INF: 10}, 1),
-        (0.5, {1: 0, 2: 10, INF: 10}, 1.5),
-        (0.99, {1: 98, 2: 100, INF: 100}, 1.5),
-        (0.9, {1: 1, 2: 1, INF: 10}, 2),
-        (0.5, {1: 0, INF: 0}, None),
-        (0.5, {}, None),
-    ],
-)
-def test_a_quantile_is_estimated_within_its_bucket(share, buckets, estimate):
-    assert quantile(share, buckets) == estimate
 
 
 def test_batches_larger_than_every_bucket_are_told_as_more():

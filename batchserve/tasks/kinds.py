@@ -1,5 +1,6 @@
 """What a person has to give a model, so that a page can ask for it."""
 
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -20,5 +21,9 @@ def input_of(task: Task) -> dict[str, Any]:
     if isinstance(task, TensorTask) and task.Input is TensorTask.Input:
         shape = None if task.shape is None else list(task.shape)
         return {"kind": "numbers", "dtype": str(task.dtype), "shape": shape}
-    schema = TypeAdapter(task.Input).json_schema()
-    return {"kind": "text" if schema.get("type") == "string" else "json"}
+    return {"kind": "text" if _takes_text(type(task)) else "json"}
+
+
+@cache
+def _takes_text(task: type[Task]) -> bool:
+    return TypeAdapter(task.Input).json_schema().get("type") == "string"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchserve.quantiles import quantile
 from batchserve.top.scrape import Snapshot
 
 SERVER_ERROR = "5"
@@ -106,26 +107,6 @@ class Window:
     def _buckets(self, name: str, of: dict[str, str]) -> list[tuple[float, float]]:
         rates = self._rates(name, "le", of)
         return sorted((float(bound), rate) for bound, rate in rates.items())
-
-
-def quantile(share: float, buckets: list[tuple[float, float]]) -> float:
-    """Return a quantile of a histogram, as Prometheus's `histogram_quantile` estimates it.
-
-    Args:
-        share: between 0 and 1.
-        buckets: upper bounds, ascending, the last infinite, and how many are not above each.
-    """
-    if not buckets or not buckets[-1][1]:
-        return math.nan
-    rank = share * buckets[-1][1]
-    lower, below = 0.0, 0.0
-    for bound, count in buckets:
-        if count >= rank:
-            if math.isinf(bound):
-                return lower
-            return lower + (bound - lower) * (rank - below) / ((count - below) or 1.0)
-        lower, below = bound, count
-    return lower
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -207,6 +207,47 @@ def test_two_hundred_at_once_are_all_answered(visit):
     expect(page.locator("#burst-note")).to_contain_text("At most 6 requests are under way")
 
 
+def test_curves_are_drawn_of_what_was_recorded_and_break_where_nothing_was(visit):
+    page = visit("/dashboard")
+    told = page.evaluate("""async () => {
+        const series = await import("/static/series.js");
+        const said = (full, idle) => ({
+            batches_per_s: { full, idle }, items_per_s: 8, batch_sizes: { 1: idle, 8: full },
+        });
+        const at = (at, ...rates) => ({ at, seconds: 2, models: { "m:1": said(...rates) } });
+        const points = [at(10, 1, 2), at(12, 3, 4), at(20, 5, 6)];
+        const pick = (said, name) => said.batches_per_s[name];
+        const data = series.columns(points, "m:1", ["full", "idle"], pick);
+        return {
+            data,
+            stacked: series.stacked(data),
+            sizes: series.distribution(points, ""),
+            joined: series.joined(points, [at(20), at(22)], 10).map((point) => point.at),
+            batch: series.present(points.slice(0, 1), "").batch,
+        };
+    }""")
+    assert told["data"] == [[10, 12, 18, 20], [1, 3, None, 5], [2, 4, None, 6]]
+    assert told["stacked"] == [[10, 12, 18, 20], [3, 7, None, 11], [2, 4, None, 6]]
+    assert told["sizes"] == {"names": ["1", "2", "3–4", "5–8"], "counts": [12, 0, 0, 9]}  # noqa: RUF001
+    assert told["joined"] == [20, 22]
+    assert told["batch"] == pytest.approx(8 / 3)
+
+
+def test_items_that_are_there_at_once_have_rows_of_their_own(visit):
+    page = visit("/dashboard")
+    rows = page.evaluate("""async () => {
+        const { giveRows, passesOf } = await import("/static/timeline.js");
+        const trace = await (await fetch("/debug/batches?last=1")).json();
+        const pass = (end, ...items) => ({ end, items: items.map((arrived) => ({ arrived })) });
+        const passes = [pass(5, 0, 1), pass(8, 2, 6)];
+        const most = giveRows(passes);
+        const [last] = passesOf(trace).slice(-1);
+        const rows = passes.map((one) => one.items.map((item) => item.row));
+        return [most, rows, last.end, last.items.length - last.size];
+    }""")
+    assert rows == [3, [[0, 1], [2, 0]], 0, 0]
+
+
 def test_the_dashboard_counts_every_worker_and_moves(visit, server):
     page = visit("/dashboard")
     expect(page.locator("#state")).to_contain_text("2 workers")
@@ -246,10 +287,14 @@ def test_the_timeline_tells_what_is_under_the_pointer(visit, server):
     page = visit("/dashboard")
     reading = page.locator("#reading")
     expect(reading).to_contain_text("Worker ")
-    # It begins with the first of the last passes, in one of the rows.
+    # It begins with an item's arrival, in one of the rows. Scrolling there makes it wide.
     over = page.locator("#timeline .u-over")
-    for y in range(2, int(over.evaluate("over => over.clientHeight")), 4):
-        over.hover(position={"x": 3, "y": y})
+    over.hover(position={"x": 1, "y": 5})
+    page.mouse.wheel(0, -3000)
+    box = over.bounding_box()
+    assert box is not None
+    for y in range(2, int(box["height"]), 4):
+        page.mouse.move(box["x"] + 5, box["y"] + y)
         if "Batch " in reading.inner_text():
             break
     expect(reading).to_contain_text(re.compile(r"Batch \d+ of [a-z].*: \d+ items?, closed as"))

@@ -3,7 +3,7 @@
 import { axis, bars, colour, fromZero, makeChart } from "./charts.js";
 import { showRefusal } from "./elements.js";
 import { predict, predictMany } from "./inputs.js";
-import { milliseconds } from "./models.js";
+import { milliseconds } from "./units.js";
 
 const ALL = 200;
 // To one server, over HTTP/1.1; newer versions send all over one connection.

@@ -6,11 +6,12 @@ const probe = document.createElement("span");
 probe.hidden = true;
 document.documentElement.append(probe);
 const colours = new Map();
-const charts = new Set();
+// Each with what watches the width of its place.
+const charts = new Map();
 
 document.addEventListener("theme", () => {
   colours.clear();
-  for (const chart of charts) chart.redraw(false);
+  for (const chart of charts.keys()) chart.redraw(false);
 });
 
 // A custom property's colour in the present theme; with an opacity, if one is given.
@@ -27,12 +28,19 @@ export function colour(name, opacity = 1) {
 
 export function makeChart(place, options, data) {
   const chart = new uPlot({ ...options, width: widthOf(place) }, data, place);
-  charts.add(chart);
-  new ResizeObserver(() => {
+  const observer = new ResizeObserver(() => {
     const width = widthOf(place);
     if (width !== chart.width) chart.setSize({ width, height: options.height });
-  }).observe(place);
+  });
+  observer.observe(place);
+  charts.set(chart, observer);
   return chart;
+}
+
+export function removeChart(chart) {
+  charts.get(chart).disconnect();
+  charts.delete(chart);
+  chart.destroy();
 }
 
 export function axis(options = {}) {

@@ -1,14 +1,14 @@
 // The page to watch the server: asks every two seconds for what is new, and draws it.
 
 import { getJson } from "./api.js";
-import { axis, bars, colour, fromZero, lonely, makeChart } from "./charts.js";
+import { axis, bars, colour, fromZero, lonely, makeChart, removeChart } from "./charts.js";
 import { element, showRefusal } from "./elements.js";
 import { startLayout } from "./layout.js";
-import { milliseconds } from "./models.js";
 import {
   columns, distribution, joined, labelsIn, meanBatch, modelsIn, of, outcomes, present, stacked,
 } from "./series.js";
 import { startTimeline } from "./timeline.js";
+import { milliseconds } from "./units.js";
 
 const HEIGHT = 180;
 // What a legend of one line takes.
@@ -19,7 +19,7 @@ const OUTCOMES = { answered: "forward", refused: "rose", "client's error": "deco
 
 const model = document.querySelector("#model");
 const span = document.querySelector("#span");
-const state = { points: [], everyS: 2, keepsS: 600, paused: false };
+const state = { points: [], everyS: 2, paused: false };
 const charts = [];
 
 const number = (value) => value.toFixed(value < 10 ? 1 : 0);
@@ -93,7 +93,7 @@ function curves(described) {
     where.classList.toggle("quiet", Boolean(described.quiet) && isQuiet);
     where.dataset.quiet = described.quiet ?? "";
     if (drawn !== names.join() || !chart) {
-      chart?.destroy();
+      if (chart) removeChart(chart);
       chart = makeChart(where, curveOptions(described, names), data);
       drawn = names.join();
     }
@@ -213,7 +213,6 @@ async function update() {
   const since = state.points.at(-1)?.at;
   const answer = await getJson(since ? `/dashboard/data?since=${since}` : "/dashboard/data");
   state.everyS = answer.every_s;
-  state.keepsS = answer.keeps_s;
   state.points = joined(state.points, answer.points, answer.keeps_s);
   fillModels();
   draw();

@@ -54,6 +54,9 @@ export function startLayout() {
     event.preventDefault();
     document.querySelector("#key-box").open = false;
   });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") document.querySelector("#key-box").open = false;
+  });
 }
 
 export function apiKey() {

@@ -1,6 +1,7 @@
 // Which models are served, and which one is chosen.
 
 import { getJson } from "./api.js";
+import { milliseconds } from "./units.js";
 
 const model = document.querySelector("#model");
 const version = document.querySelector("#version");
@@ -61,9 +62,4 @@ function describe(one) {
     parts.push(`a forward pass of ${shown.map(([size, ms]) => `${size} takes ${milliseconds(ms)}`).join(", of ")}`);
   }
   return parts.join(" · ");
-}
-
-export function milliseconds(ms) {
-  if (ms >= 1000) return `${(ms / 1000).toFixed(2)} s`;
-  return `${ms >= 100 ? ms.toFixed(0) : ms >= 10 ? ms.toFixed(1) : ms.toFixed(2)} ms`;
 }

@@ -1,7 +1,7 @@
 // Where one request's time went, and whom it shared its forward pass with.
 
 import { element } from "./elements.js";
-import { milliseconds } from "./models.js";
+import { milliseconds } from "./units.js";
 
 const REST = "everything else";
 const WHY = {

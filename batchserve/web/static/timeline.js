@@ -1,9 +1,9 @@
 // The last batches of one worker, from /debug/batches: a row for each item that was there at once.
 
 import { getJson } from "./api.js";
-import { axis, colour, makeChart, rectangle } from "./charts.js";
+import { axis, colour, makeChart, rectangle, removeChart } from "./charts.js";
 import { showRefusal } from "./elements.js";
-import { milliseconds } from "./models.js";
+import { milliseconds } from "./units.js";
 
 const ROW = 9;
 const TRACK = 20;
@@ -234,7 +234,7 @@ export async function startTimeline() {
     try {
       const trace = await getJson(`/debug/batches?last=${document.querySelector("#last").value}`);
       showRefusal("#timeline-trouble", null);
-      timeline?.chart.destroy();
+      if (timeline) removeChart(timeline.chart);
       timeline = null;
       const passes = passesOf(trace);
       where.classList.toggle("quiet", !passes.length);
