@@ -29,7 +29,7 @@ BATCHING = [
     ["batching.configured"],
 ]
 LAYERS = [
-    ["errors", "memory", "signals", "lineage", "systemd"],
+    ["errors", "memory", "signals", "lineage", "systemd", "cores"],
     ["importing", "leaving"],
     ["config", "batch"],
     ["config_file"],
