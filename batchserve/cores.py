@@ -4,25 +4,23 @@ import math
 import os
 from pathlib import Path
 
-# Where a container's limit is: https://docs.kernel.org/admin-guide/cgroup-v2.html, and version 1.
-CGROUPS = Path("/sys/fs/cgroup")
 
-
-def usable_cores(cgroups: Path = CGROUPS) -> int:
-    """Return the cores that are assigned to this process, or the fewer that its container pays for.
-
-    Args:
-        cgroups: where the kernel shows the limits.
-    """
+def usable_cores() -> int:
+    """Return the cores that are assigned to this process, or the fewer that its container gets."""
     # macOS knows no affinity.
     assigned = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return math.ceil(min(assigned, _quota(cgroups)))
+    return math.ceil(min(assigned, LIMIT))
 
 
-def _quota(cgroups: Path) -> float:
-    """Return how many cores' time the container gets; infinity: as much as there is."""
+def limit_of_container(cgroups: Path) -> float:
+    """Return how many cores' time the container gets; infinity: as much as there is.
+
+    Args:
+        cgroups: where the kernel shows it, in version 2 (cpu.max:
+            https://docs.kernel.org/admin-guide/cgroup-v2.html) or 1 (cpu.cfs_quota_us).
+    """
     try:
         stated, period = (cgroups / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -40,3 +38,7 @@ def _of_version_1(cgroups: Path) -> tuple[str, str]:
         return stated, (cgroups / "cpu/cpu.cfs_period_us").read_text()
     except OSError:
         return "max", "0"
+
+
+# Read once, before any event loop runs that it would block.
+LIMIT = limit_of_container(Path("/sys/fs/cgroup"))
