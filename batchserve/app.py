@@ -26,7 +26,7 @@ from batchserve.metrics import MULTIPROC_DIR, Metrics
 from batchserve.model_stats import ModelStats
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
-from batchserve.web import debug, health, kserve_v1, operations, page, torchserve
+from batchserve.web import dashboard, debug, health, kserve_v1, operations, page, torchserve
 from batchserve.web.access_log import AccessLog
 from batchserve.web.door import SHORTEST_S, Door
 from batchserve.web.keys import CONFIG, METRICS, MODEL_STATS, POOL, REPOSITORY, TRACE, TRAFFIC
@@ -76,8 +76,12 @@ ROUTES = [
     web.get("/debug/batches", debug.show_batches),
     web.get("/openapi.json", openapi),
     web.get("/docs", page.docs),
+    web.get("/docs/static/{name}", page.docs_asset),
     web.get("/", page.index),
-    web.get("/docs/static/{name}", page.asset),
+    web.get("/dashboard", page.dashboard),
+    web.get("/dashboard/data", dashboard.show_history),
+    web.get("/static/{name}", page.asset),
+    web.get("/samples/{name}", page.sample),
 ]
 
 # Gunicorn's code for a worker that cannot start: the master stops instead of trying for ever.
@@ -147,7 +151,10 @@ async def build_app(config: Config) -> web.Application:
     app[POOL] = CodecPool(config.server.threads_of_decoding)
     app.add_routes(ROUTES)
     app.cleanup_ctx.extend(
-        [_decoding, _models, _meanwhile(_sample_gauges), _meanwhile(_share_model_stats)]
+        [
+            *(_decoding, _models, dashboard.history),
+            *(_meanwhile(_sample_gauges), _meanwhile(_share_model_stats)),
+        ]
     )
     app.on_shutdown.append(_drain)
     if tracer is not None:
@@ -209,7 +216,7 @@ async def _drain(app: web.Application) -> None:
 async def _sample_gauges(app: web.Application) -> None:
     """Sample the gauges, off the path of requests."""
     metrics = app[METRICS]
-    metrics.workers.set(1)
+    metrics.serving.set(1)
     while True:
         for version in app[REPOSITORY].versions:
             metrics.introduce(version.name, version.version, version.config.slo_ms)

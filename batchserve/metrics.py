@@ -5,6 +5,8 @@ in the environment before this module is imported.
 """
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from prometheus_client import (
@@ -16,6 +18,7 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+from prometheus_client.samples import Sample
 
 from batchserve.batch import Batch, Fault
 from batchserve.errors import DeadlineExceeded, Overloaded, QueueFull
@@ -81,7 +84,7 @@ class Metrics:
             "rejected_total", "Requests that were not computed, by the error's code.", "reason"
         )
         self.slo_seconds = gauge("slo_seconds", "The promise; of models that make one.", "livemax")
-        self.workers = Gauge(
+        self.serving = Gauge(
             "batchserve_workers",
             "Processes that serve.",
             registry=registry,
@@ -127,8 +130,21 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Return the text format: of all workers where there are several, of this process else."""
-        registry: Any = self._registry
-        if MULTIPROC_DIR in os.environ:
-            registry = CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return generate_latest(self._registry_of_all())
+
+    def readings(self) -> Iterator[Sample]:
+        """Yield every value, likewise."""
+        for family in self._registry_of_all().collect():
+            yield from family.samples
+
+    def workers(self) -> int:
+        """Return how many workers count."""
+        folder = os.environ.get(MULTIPROC_DIR)
+        return len([*Path(folder).glob("gauge_livesum_*.db")]) if folder else 1
+
+    def _registry_of_all(self) -> Any:
+        if MULTIPROC_DIR not in os.environ:
+            return self._registry
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry

@@ -15,7 +15,8 @@ from batchserve.gunicorn_settings import (
     gunicorn_settings,
     refuse_address,
     refuse_preload_with_cuda,
-)from batchserve.json_log import JsonLogger
+)
+from batchserve.json_log import JsonLogger
 
 CONFIG = """
 server: {bind: "unix:x.sock", workers: 3, accesslog: null, errorlog: err.log, drain_seconds: 7,

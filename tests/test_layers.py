@@ -30,11 +30,11 @@ BATCHING = [
 ]
 LAYERS = [
     ["errors", "memory", "signals", "lineage", "systemd", "cores"],
-    ["importing", "leaving"],
+    ["importing", "leaving", "history", "samples"],
     ["config", "batch"],
-    ["config_file"],
+    ["config_file", "history_log"],
     ["tasks", "loading", "decoding", "metrics", "trace", "records"],
-    ["otel"],
+    ["recorder", "otel"],
     *BATCHING,
     ["runners"],
     ["batching.passes"],
@@ -59,7 +59,7 @@ HOMES = {
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations", "top.scrape"],
     "opentelemetry": ["otel"],
     "yaml": ["config_file"],
-    "PIL": ["tasks", "demo"],
+    "PIL": ["tasks", "demo", "samples"],
     "typer": ["cli", "simulation.command", "top.command"],
     "matplotlib": ["simulation.plot"],
 }

@@ -11,10 +11,10 @@ from aiohttp.abc import AbstractAccessLogger
 
 from batchserve.web.keys import ANSWER, CODE, MODEL, REQUEST_ID, SECONDS
 
-# Probes come every few seconds and tell nothing.
+# Probes, Prometheus and the dashboard come every few seconds and tell nothing.
 SILENT = frozenset(
     {
-        *("/livez", "/readyz", "/healthz", "/ping", "/metrics"),
+        *("/livez", "/readyz", "/healthz", "/ping", "/metrics", "/dashboard/data"),
         *("/v2/health/live", "/v2/health/ready"),
     }
 )

@@ -4,6 +4,7 @@ from aiohttp import web
 
 from batchserve.config import Config
 from batchserve.decoding import CodecPool
+from batchserve.history_log import HistoryLog
 from batchserve.inference import Answer
 from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
@@ -16,6 +17,7 @@ CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
+HISTORY = web.AppKey("history", HistoryLog)
 MODEL_STATS = web.AppKey("model_stats", ModelStats)
 TRACE = web.AppKey("trace", Trace)
 TRAFFIC = web.AppKey("traffic", Traffic)
