@@ -243,7 +243,7 @@ async def _drain(app: web.Application) -> None:
 async def _sample_gauges(app: web.Application) -> None:
     """Sample the gauges, off the path of requests."""
     metrics = app[METRICS]
-    metrics.workers.set(1)
+    metrics.serving.set(1)
     while True:
         for version in app[REPOSITORY].versions:
             metrics.introduce(version.name, version.version, version.config.slo_ms)

@@ -4,7 +4,6 @@
 """
 
 import math
-import os
 import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from batchserve.addresses import AllowedHosts
+from batchserve.cores import usable_cores
 
 
 class Section(BaseModel):
@@ -127,14 +127,7 @@ class ServerConfig(Section):
     @property
     def _cores_per_worker(self) -> int:
         # More threads than cores cost more than they give: every worker gets its share.
-        return max(1, _cores() // self.workers)
-
-
-def _cores() -> int:
-    # macOS knows no affinity.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return max(1, usable_cores() // self.workers)
 
 
 class BatchingConfig(Section):

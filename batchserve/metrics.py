@@ -83,7 +83,7 @@ class Metrics:
             "rejected_total", "Requests that were not computed, by the error's code.", "reason"
         )
         self.slo_seconds = gauge("slo_seconds", "The promise; of models that make one.", "livemax")
-        self.workers = Gauge(
+        self.serving = Gauge(
             "batchserve_workers",
             "Processes that serve.",
             registry=registry,

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from gunicorn.glogging import Logger
 
 from batchserve.config import Config
 from batchserve.errors import ConfigError, StartupError
@@ -15,6 +16,7 @@ from batchserve.gunicorn_settings import (
     refuse_address,
     refuse_preload_with_cuda,
 )
+from batchserve.json_log import JsonLogger
 
 CONFIG = """
 server: {bind: "unix:x.sock", workers: 3, accesslog: null, errorlog: err.log, drain_seconds: 7,
@@ -47,6 +49,12 @@ def test_settings_come_from_the_config(environ):
 def test_the_environment_overrides_the_config(environ):
     settings = gunicorn_settings({**environ, "BATCHSERVE_SERVER__WORKERS": "5"})
     assert settings["workers"] == 5
+
+
+def test_the_log_is_text_or_json(environ):
+    assert gunicorn_settings(environ)["logger_class"] is Logger
+    json = gunicorn_settings({**environ, "BATCHSERVE_SERVER__LOG_FORMAT": "json"})
+    assert json["logger_class"] is JsonLogger
 
 
 def test_a_wrong_config_is_refused(environ):

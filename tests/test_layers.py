@@ -29,7 +29,7 @@ BATCHING = [
     ["batching.configured"],
 ]
 LAYERS = [
-    ["errors", "memory", "signals", "lineage", "systemd", "addresses", "quantiles"],
+    ["errors", "memory", "signals", "lineage", "systemd", "addresses", "quantiles", "cores"],
     ["importing", "leaving", "history", "samples"],
     ["config", "batch"],
     ["config_file", "history_log"],
