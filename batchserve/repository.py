@@ -13,7 +13,7 @@ from batchserve.batching.batcher import Batcher
 from batchserve.batching.configured import scheduler_for
 from batchserve.config import ModelConfig
 from batchserve.errors import Draining, LoadError, NotFound, NotReady
-from batchserve.loading import DTYPES, load_module, pick_device, place_module
+from batchserve.loading import DTYPES, largest_batch, load_module, pick_device, place_module
 from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import is_reproducible
 from batchserve.runners.warmup import MOST, choose_runner, warm_up
@@ -60,6 +60,7 @@ class ModelVersion:
         self.name = config.name
         self.version = config.version
         self.state = State.LOADING
+        self._most = MOST
 
     @property
     def ready(self) -> bool:
@@ -99,7 +100,7 @@ class ModelVersion:
         if self.forward_s:
             return max(self.forward_s)
         batching = self.config.batching
-        return batching.max_batch_size or min(UNMEASURED, batching.max_queue_size)
+        return batching.max_batch_size or min(UNMEASURED, batching.max_queue_size, self._most)
 
     @property
     def summary(self) -> str:
@@ -145,6 +146,7 @@ class ModelVersion:
 
     def _load(self) -> Forward:
         module = load_module(self.config)
+        self._most = largest_batch(module) or MOST
         self.task = build_task(self.config, module)
         device = pick_device(self.config.device)
         self.device = str(device)
@@ -158,7 +160,7 @@ class ModelVersion:
             self._do_without_example()
             return {}
         batching = self.config.batching
-        most = min(MOST, batching.max_queue_size)
+        most = min(self._most, batching.max_queue_size)
         try:
             seconds = warm_up(forward, example, batching.max_batch_size, self._log_size, most)
             self._try_encoding(forward([example])[0])

@@ -22,7 +22,7 @@ BATCHING = [
     ["batching.configured"],
 ]
 LAYERS = [
-    ["errors", "memory", "signals", "lineage"],
+    ["errors", "memory", "signals", "lineage", "urls"],
     ["importing", "leaving"],
     ["config", "batch"],
     ["config_file"],
@@ -49,6 +49,10 @@ HOMES = {
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations"],
     "yaml": ["config_file"],
     "PIL": ["tasks", "demo"],
+    "requests": ["loading"],
+    "safetensors": ["loading"],
+    "dill": ["loading"],
+    "torchao": ["loading"],
     "typer": ["cli", "simulation.command"],
     "matplotlib": ["simulation.plot"],
 }
