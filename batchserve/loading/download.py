@@ -26,7 +26,7 @@ from urllib3.util import Retry
 
 from batchserve.errors import LoadError
 from batchserve.loading.cache import cache_folder, only_one
-from batchserve.loading.digest import check_digest, digest_of
+from batchserve.loading.files import check_digest, digest_of
 from batchserve.loading.recognise import recognise
 from batchserve.urls import is_safe, shown
 

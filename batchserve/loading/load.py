@@ -1,6 +1,5 @@
 """What a config's `source` names, as a module in evaluation mode on the CPU."""
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from batchserve.loading import (
     torchscript,
     torchvision,
 )
-from batchserve.loading.digest import check_digest
+from batchserve.loading.files import check_digest, check_file
 from batchserve.loading.program import check_batch
 from batchserve.loading.recognise import Format, recognise
 from batchserve.loading.weights import classes_in, fill, read_checkpoint
@@ -60,23 +59,6 @@ def _path_of(config: ModelConfig) -> Path:
     check_file(path)
     check_digest(path, config.sha256, str(path))
     return path
-
-
-def check_file(path: Path) -> None:
-    """Raise unless there is a file.
-
-    Raises:
-        LoadError: there is none; the message names near ones.
-    """
-    if path.is_file():
-        return
-    if path.is_dir():
-        names = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
-        raise LoadError(f"{path} is a folder; name the file in it that holds the model: {names}")
-    beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise LoadError(f"there is no file {path}; a path is relative to the config's folder{hint}")
 
 
 def _from_file(path: Path, config: ModelConfig) -> torch.nn.Module:
@@ -134,5 +116,4 @@ def _with_weights(module: torch.nn.Module, config: ModelConfig) -> torch.nn.Modu
     if config.weights is None:
         return module
     path = Path(config.weights)
-    check_file(path)
     return fill(module, read_checkpoint(path, trust=config.trust), path)

@@ -1,5 +1,7 @@
 """Files that pickle has written: weights alone for anybody, whole modules for who trusts them."""
 
+import argparse
+import pathlib
 import pickle
 import re
 import warnings
@@ -7,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from batchserve.errors import LoadError
@@ -14,6 +17,16 @@ from batchserve.loading.recognise import Format, recognise
 
 # What dill writes names its own functions.
 DILL = b"dill._dill"
+# What training scripts keep beside weights: their arguments and their best score. None of it runs
+# anything. NumPy 1 called its modules otherwise.
+SCALARS = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")},
+    *((np.float64(0).__reduce__()[0], name) for name in SCALARS),
+]
 
 
 def unpickle(path: Path, *, trust: bool) -> Any:
@@ -27,6 +40,7 @@ def unpickle(path: Path, *, trust: bool) -> Any:
     Raises:
         LoadError: it holds more and is not trusted, is damaged, or needs what is not there.
     """
+    torch.serialization.add_safe_globals(HARMLESS)
     try:
         if recognise(path) is Format.PICKLE:
             return _unpickle_plain(path, trust=trust)
@@ -75,7 +89,8 @@ def _dill() -> ModuleType:
 def _explain(path: Path, error: Exception, *, trust: bool) -> str:
     reason = str(error)
     if isinstance(error, pickle.UnpicklingError) and not trust and "weights_only" in reason.lower():
-        return _untrusted(path)
+        named = re.search(r"GLOBAL ([\w.]+)", reason)
+        return _untrusted(path, f" ({named[1]})" if named else "")
     if isinstance(error, ModuleNotFoundError):
         return (
             f"{path} needs the Python module {error.name!r}, in which its classes were defined; "
@@ -91,9 +106,9 @@ def _explain(path: Path, error: Exception, *, trust: bool) -> str:
     return f"{path} cannot be loaded: {type(error).__name__}: {reason}"
 
 
-def _untrusted(path: Path) -> str:
+def _untrusted(path: Path, what: str = "") -> str:
     return (
-        f"{path} holds more than weights: a whole pickled module, which runs whatever code the "
-        f"file contains when it is loaded. If you trust its origin, set trust: true; better, save "
-        f"model.state_dict() and name its architecture"
+        f"{path} holds more than weights{what}: a whole pickled module, which runs whatever code "
+        f"the file contains when it is loaded. If you trust its origin, set trust: true; better, "
+        f"save model.state_dict() and name its architecture"
     )

@@ -78,13 +78,7 @@ def recognise(path: Path) -> Format:
 
 
 def _in_zip(path: Path) -> Format:
-    if not zipfile.is_zipfile(path):
-        raise LoadError(
-            f"{path} is cut off: it begins as a zip, as torch.save and others write, and lacks the "
-            f"end; copy or fetch it again"
-        )
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/")]
+    names = _members(path)
     # What torch writes lies in one folder, which is named after the file.
     inner = {name.partition("/")[2] for name in names} | set(names)
     if any(name.startswith("data/aotinductor/") for name in inner):
@@ -102,6 +96,20 @@ def _in_zip(path: Path) -> Format:
     raise LoadError(
         f"{path} is a zip with neither a model of torch's nor Python files in it, but {shown}; "
         f"unpack it, and name the file that holds the model"
+    )
+
+
+def _members(path: Path) -> list[str]:
+    """Return the files in a zip."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        # Otherwise it is the directory of another one that lies in it.
+        if not members or min(info.header_offset for info in members) == 0:
+            return [info.filename for info in members if not info.is_dir()]
+    raise LoadError(
+        f"{path} is cut off: it begins as a zip, as torch.save and others write, and lacks the "
+        f"end; copy or fetch it again"
     )
 
 

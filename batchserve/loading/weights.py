@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from batchserve.errors import LoadError
+from batchserve.loading.files import check_file
 from batchserve.loading.pickled import unpickle
 from batchserve.loading.recognise import Format, recognise
 
@@ -25,6 +26,7 @@ def read_checkpoint(path: Path, *, trust: bool) -> Any:
     Raises:
         LoadError: it is no such file, or is damaged, or may not be unpickled.
     """
+    check_file(path)
     kind = recognise(path)
     if kind is Format.SAFETENSORS:
         return _read_safetensors(path)

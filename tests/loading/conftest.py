@@ -1,0 +1,67 @@
+"""Shared by the tests of loading."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from batchserve.errors import LoadError
+from batchserve.loading import load_module
+from tests.loading.models import Small
+
+Load = Callable[..., nn.Module]
+Refused = Callable[..., str]
+Save = Callable[[str, Any], str]
+
+
+@pytest.fixture
+def load(configure) -> Load:
+    """Return a function that loads the one model of a config with those keys."""
+
+    def load(**model) -> nn.Module:
+        return load_module(configure(**model).models[0])
+
+    return load
+
+
+@pytest.fixture
+def refused(load: Load) -> Refused:
+    """Return a function that does the same, and returns the message of its refusal."""
+
+    def refused(**model) -> str:
+        with pytest.raises(LoadError) as caught:
+            load(**model)
+        return str(caught.value)
+
+    return refused
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Return a function that writes with torch.save beside the config."""
+
+    def save(file: str, held: Any) -> str:
+        torch.save(held, tmp_path / file)
+        return file
+
+    return save
+
+
+@pytest.fixture
+def trained() -> Small:
+    """A module whose weights, statistics and counter are no one's defaults."""
+    torch.manual_seed(7)
+    module = Small()
+    for _ in range(3):
+        module(torch.randn(8, 3))
+    return module.eval()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of downloads."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    return tmp_path / "hub"
