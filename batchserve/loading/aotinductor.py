@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from batchserve.errors import LoadError
 from batchserve.loading.program import VARIES, Input, Program
@@ -36,6 +37,8 @@ class AOTInductor(Program):
         self._device = device
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # Of memory in another order, the compiled code would refuse the strides.
+        args, kwargs = tree_map_only(torch.Tensor, torch.Tensor.contiguous, (args, kwargs))
         return self._compiled(*args, **kwargs)
 
     def place(self, device: torch.device) -> None:

@@ -24,9 +24,19 @@ class Exported(Program):
         super().__init__(inputs_of(program), _dtype_of(program))
         self._program = program
         self._module: torch.nn.Module = program.module()
+        self._names = _names_of(program)
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._module(*args, **kwargs)
+        if self._names is None:
+            return self._module(*args, **kwargs)
+        # It insists on being called as it was when it was exported.
+        positional, named = self._names
+        names = [*positional, *named]
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if given.keys() != set(names) or len(args) + len(kwargs) != len(names):
+            got = ", ".join([f"{len(args)} by place", *kwargs])
+            raise TypeError(f"it takes {', '.join(names)}, and was given {got}")
+        return self._module(*(given[name] for name in positional), **{n: given[n] for n in named})
 
     def place(self, device: torch.device) -> None:
         if device.type != "cpu":
@@ -84,6 +94,16 @@ def _range(size: int | torch.SymInt, program: ExportedProgram) -> tuple[int, int
         return 1, None
     upper = allowed.upper
     return max(1, int(allowed.lower)), int(upper) if upper.is_Integer else None
+
+
+def _names_of(program: ExportedProgram) -> tuple[list[str], list[str]] | None:
+    """Return which inputs have a place and which a name; None: some of them are no tensors."""
+    if program.example_inputs is None:
+        return None
+    args, kwargs = program.example_inputs
+    if not all(isinstance(value, torch.Tensor) for value in (*args, *kwargs.values())):
+        return None
+    return list(program.graph_signature.user_inputs[: len(args)]), list(kwargs)
 
 
 def _dtype_of(program: ExportedProgram) -> torch.dtype | None:

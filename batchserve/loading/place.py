@@ -56,9 +56,7 @@ def place_module(
 
 def _place(module: torch.nn.Module, config: ModelConfig, device: torch.device) -> torch.nn.Module:
     if isinstance(module, Program):
-        _check_fixed(
-            f"a {type(module).__name__} program", {module.dtype} if module.dtype else set(), config
-        )
+        _check_fixed("a program", {module.dtype} if module.dtype else set(), config)
         module.place(device)
         return module
     if isinstance(module, torch.jit.ScriptModule):

@@ -1,5 +1,7 @@
 """Shared by the tests of loading."""
 
+import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from torch import nn
 
 from batchserve.errors import LoadError
 from batchserve.loading import load_module
-from tests.loading.models import Small
+from tests.loading.models import Small, convolved
 
 Load = Callable[..., nn.Module]
 Refused = Callable[..., str]
@@ -65,3 +67,18 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of downloads."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An AOTInductor package of `convolved()`, for batches of any size."""
+    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        pytest.skip("AOTInductor needs a C++ compiler")
+    path = tmp_path_factory.mktemp("compiled") / "model.pt2"
+    program = torch.export.export(
+        convolved(), (torch.randn(4, 3, 8, 8),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    return path

@@ -33,6 +33,28 @@ class Wide(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(1, 1) for _ in range(4))
 
 
+class Convolved(nn.Module):
+    """An image of 3 × 8 × 8 to five scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.norm(self.conv(batch)).relu().mean(dim=(2, 3)))
+        return out
+
+
+def convolved() -> Convolved:
+    """Return one that is in evaluation, and has always the same weights and statistics."""
+    torch.manual_seed(7)
+    module = Convolved()
+    module(torch.randn(16, 3, 8, 8))
+    return module.eval()
+
+
 class Tied(nn.Module):
     """Two layers with one weight."""
 

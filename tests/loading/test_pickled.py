@@ -92,7 +92,7 @@ def test_the_files_of_the_test_above_would_run_code_if_trusted(refused, tmp_path
 
 
 SCRIPT = """
-import sys, torch
+import sys, dill, torch
 from torch import nn
 class Net(nn.Module):
     def __init__(self):
@@ -103,27 +103,29 @@ class Net(nn.Module):
     def forward(self, batch):
         return self.act(self.fc(batch))
 net = Net()
-torch.save(net(torch.ones(1, 3)), sys.argv[1] + ".answer")
+torch.save(net(torch.ones(1, 3)), "answer.pt")
+torch.save(net, "saved.pt", pickle_module=dill)
+torch.save(net, "old.pt", pickle_module=dill, _use_new_zipfile_serialization=False)
+dill.dump(net, open("dumped.pt", "wb"))
+del net.act
+torch.save(net, "without.pt")
 """
-WITH_DILL = {
-    "torch.save": "import dill; torch.save(net, sys.argv[1], pickle_module=dill)",
-    "before zip": "import dill; torch.save(net, sys.argv[1], pickle_module=dill, "
-    "_use_new_zipfile_serialization=False)",
-    "dill.dump": "import dill; dill.dump(net, open(sys.argv[1], 'wb'))",
-}
 
 
-def _run(path: Path, saving: str) -> None:
-    """Run a training script that saves to a path, in a process of its own."""
-    subprocess.run([sys.executable, "-c", SCRIPT + saving, str(path)], check=True)
+@pytest.fixture(scope="module")
+def trained_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a script has saved that defines its own class."""
+    folder = tmp_path_factory.mktemp("trained")
+    subprocess.run([sys.executable, "-c", SCRIPT], check=True, cwd=folder)
+    return folder
 
 
-@pytest.mark.parametrize("saving", WITH_DILL.values(), ids=WITH_DILL)
-def test_dill_takes_along_the_class_that_a_script_defines(load, refused, tmp_path, saving):
-    _run(tmp_path / "model.pt", saving)
-    assert "set trust: true" in refused(source="model.pt")
-    loaded = load(source="model.pt", trust=True)
-    expected = torch.load(tmp_path / "model.pt.answer")
+@pytest.mark.parametrize("name", ["saved.pt", "old.pt", "dumped.pt"])
+def test_dill_takes_along_the_class_that_a_script_defines(load, refused, trained_elsewhere, name):
+    source = str(trained_elsewhere / name)
+    assert "set trust: true" in refused(source=source)
+    loaded = load(source=source, trust=True)
+    expected = torch.load(trained_elsewhere / "answer.pt")
     torch.testing.assert_close(loaded(torch.ones(1, 3)), expected)
 
 
@@ -139,10 +141,10 @@ def test_without_dill_the_extra_is_named(refused, tmp_path, monkeypatch, write):
     assert "pip install 'batchserve[dill]'" in message
 
 
-def test_a_class_of_the_script_that_saved_it_is_named(refused, tmp_path):
-    _run(tmp_path / "model.pt", "del net.act; torch.save(net, sys.argv[1])")
-    assert refused(source="model.pt", trust=True) == (
-        f"model tiny: {tmp_path / 'model.pt'} needs the class 'Net' of the script that saved it, "
+def test_a_class_of_the_script_that_saved_it_is_named(refused, trained_elsewhere):
+    path = trained_elsewhere / "without.pt"
+    assert refused(source=str(path), trust=True) == (
+        f"model tiny: {path} needs the class 'Net' of the script that saved it, "
         f"which is not there; save model.state_dict() instead and name its architecture, or save "
         f"it with dill"
     )
