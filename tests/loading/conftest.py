@@ -2,7 +2,7 @@
 
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from batchserve.errors import LoadError
-from batchserve.loading import load_module
+from batchserve.loading import download, load_module
 from tests.loading.models import Small, convolved
+from tests.loading.served import Site, serving
 
 Load = Callable[..., nn.Module]
 Refused = Callable[..., str]
@@ -82,3 +83,21 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         warnings.simplefilter("ignore")  # the compiler's own
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "batchserve"
+
+
+@pytest.fixture
+def site(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A web site on this machine, which is tried again without a pause."""
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(download, "PAUSE_S", 0)
+    monkeypatch.setattr(download, "RETRY", download.RETRY.new(backoff_factor=0))
+    with serving() as site:
+        yield site
