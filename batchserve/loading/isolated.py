@@ -10,6 +10,7 @@ while a project's entry runs, its names are found last, and forgotten afterwards
 """
 
 import builtins
+import hashlib
 import importlib
 import importlib.abc
 import importlib.util
@@ -26,17 +27,19 @@ from typing import Any
 PREFIX = "batchserve_project_"
 
 
-def make_package(key: str, folders: Sequence[Path]) -> str:
+def make_package(folders: Sequence[Path]) -> str:
     """Return the name of the package whose modules lie in folders.
 
     Args:
-        key: what tells these folders from others, fit for a name.
         folders: where modules are looked for, in this order.
     """
-    name = PREFIX + key
+    name = PREFIX + hashlib.sha256(repr(folders).encode()).hexdigest()[:16]
     if name not in sys.modules:
-        spec = ModuleSpec(name, None, is_package=True)
+        # Never executed: what this loader gives is data beside the modules.
+        loader = SourceFileLoader(name, str(folders[0] / "__init__.py"))
+        spec = ModuleSpec(name, loader, origin=loader.path, is_package=True)
         spec.submodule_search_locations = [str(folder) for folder in folders]
+        spec.has_location = True
         sys.modules[name] = importlib.util.module_from_spec(spec)
     return name
 
@@ -47,7 +50,7 @@ def findable(package: str) -> Iterator[None]:
     with _BUILDING:
         names = _PlainNames(package)
         _findable[package] = names
-        sys.meta_path.append(names)
+        sys.meta_path.insert(0, names)
         try:
             yield
         finally:
@@ -97,9 +100,16 @@ class _PlainNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.startswith(PREFIX) or not _has(self._package, fullname.partition(".")[0]):
+        top, dot, _ = fullname.partition(".")
+        if top not in self._given and (dot or not self._is_free(top)):
             return None
         return ModuleSpec(fullname, self)
+
+    def _is_free(self, top: str) -> bool:
+        if top.startswith(PREFIX) or not _has(self._package, top):
+            return False
+        others = (finder for finder in sys.meta_path if finder is not self)
+        return all(finder.find_spec(top, None) is None for finder in others)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(f"{self._package}.{spec.name}")

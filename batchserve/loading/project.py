@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,10 +39,7 @@ def load(path: Path, entry: str | None) -> torch.nn.Module:
     inside = root.joinpath(*name.split(".")[:-1])
     # As for a script, its own folder comes first, unless that is a package.
     folders = [root] if (inside / "__init__.py").exists() else list(dict.fromkeys([inside, root]))
-    key = "_".join(
-        [folder.name[:16], *root.relative_to(folder).parts, *inside.relative_to(root).parts]
-    )
-    package = make_package(key, folders)
+    package = make_package(folders)
     with findable(package):
         made = _attribute(f"{package}.{name}", attribute, entry, path, root)
         try:
@@ -118,8 +116,7 @@ def _hint(error: BaseException, root: Path) -> str:
 
 def _readable(message: object) -> str:
     """Return a message with modules named as the project names them."""
-    words = str(message).split(PREFIX)
-    return words[0] + "".join(word.partition(".")[2] for word in words[1:])
+    return re.sub(rf"{PREFIX}\w+\.?", "", str(message))
 
 
 def _python_files(path: Path) -> list[str]:

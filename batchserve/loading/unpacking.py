@@ -49,7 +49,9 @@ def _unpack_all(file: IO[bytes], path: Path, folder: Path) -> None:
             for info in members:
                 _unpack(archive, info, partial)
         partial.replace(folder)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except LoadError:
+        raise
+    except Exception as error:  # of the system, of zipfile, or of one of its decompressors
         raise LoadError(f"{path} cannot be unpacked to {folder.parent}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
