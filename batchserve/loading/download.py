@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -44,7 +44,7 @@ TIMEOUT_S = (10, 60)  # to connect, and between two pieces
 # How often in a row a connection may be cut without having brought anything.
 FRUITLESS = 3
 PAUSE_S = 1.0
-PIECE_BYTES = 2**20
+PIECE_BYTES = 2**16  # so much of what a cut connection brought may be lost
 CUT = (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout)
 
 
@@ -148,21 +148,19 @@ def _receive(response: requests.Response, part: Path, url: str) -> None:
     length = response.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
     _remember_validator(response, part)
-    with part.open("ab" if goes_on else "wb") as file, _progress(url, start, total) as advance:
-        for piece in response.iter_content(PIECE_BYTES):
-            _write(file, piece)
-            advance(len(piece))
-        os.fsync(file.fileno())
+    try:
+        with part.open("ab" if goes_on else "wb") as file, _progress(url, start, total) as advance:
+            for piece in response.iter_content(PIECE_BYTES):
+                file.write(piece)
+                advance(len(piece))
+            file.flush()
+            os.fsync(file.fileno())
+    except requests.RequestException:
+        raise
+    except OSError as error:
+        raise Interrupted(f"{part} cannot be written: {error}; make room for it") from error
     if total is not None and _size(part) != total:
         raise LoadError(f"{shown(url)} has {_size(part)} bytes, and was announced with {total}")
-
-
-def _write(file: BinaryIO, piece: bytes) -> None:
-    try:
-        file.write(piece)
-        file.flush()
-    except OSError as error:
-        raise Interrupted(f"{file.name} cannot be written: {error}; make room for it") from error
 
 
 def _check_redirect(response: requests.Response, **_: Any) -> None:
@@ -171,6 +169,7 @@ def _check_redirect(response: requests.Response, **_: Any) -> None:
     target = urljoin(response.url, response.headers["location"])
     downgraded = response.url.startswith("https:") and not target.startswith("https:")
     if downgraded or not is_safe(target):
+        response.close()
         raise LoadError(f"{shown(response.url)} leads to {shown(target)}, which is not https")
 
 

@@ -76,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in stated.items():
             self.send_header(name, value)
         self.end_headers()
+        # What it has said of the length is not so.
+        self.close_connection = "Content-Length" in self.site.headers
         if self.site.cut_after and status in (200, 206):
             self.wfile.write(body[: self.site.cut_after.pop(0)])
             self.close_connection = True
