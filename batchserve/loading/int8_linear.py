@@ -43,14 +43,15 @@ class Int8Linear(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return what the layer makes of rows (…, in_features), in their dtype."""
-        wide = rows.float()
+        wide = rows.float().reshape(-1, self.in_features)
         low, high = wide.aminmax(dim=-1, keepdim=True)
         span = high - low
         stretched = (wide - low) / span.clamp(min=torch.finfo(torch.float32).tiny)
         stretched.nan_to_num_(0.0, 0.0, 0.0)
         # Without a bit to spare, CPUs without VNNI overflow.
         out = torch.ops.quantized.linear_dynamic(stretched, self._packed, True)
-        return cast("Tensor", (out * span + (low * self.weight_sum + self.offset)).to(rows.dtype))
+        out = out * span + (low * self.weight_sum + self.offset)
+        return cast("Tensor", out.to(rows.dtype).reshape(*rows.shape[:-1], self.out_features))
 
     @property
     def weight(self) -> Tensor:
