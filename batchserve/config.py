@@ -303,7 +303,7 @@ class ModelConfig(Section):
     @field_validator("entry")
     @classmethod
     def _entry_is_imported(cls, entry: str | None) -> str | None:
-        if entry is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+", entry):
+        if entry is not None and not re.fullmatch(r"(?!.*\.py:)\w+(\.\w+)*:\w+", entry):
             raise ValueError("write module:callable, as in model:build for build in model.py")
         return entry
 
