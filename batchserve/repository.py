@@ -19,6 +19,7 @@ from batchserve.runners.reproducible import is_reproducible
 from batchserve.runners.warmup import MOST, choose_runner, warm_up
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
+from batchserve.urls import shown
 
 if TYPE_CHECKING:
     import torch
@@ -293,7 +294,9 @@ class ModelRepository:
         """
         for version in self.versions:
             started_s = time.monotonic()
-            logger.info("%s:%s loading %s", version.name, version.version, version.config.source)
+            logger.info(
+                "%s:%s loading %s", version.name, version.version, shown(version.config.source)
+            )
             await version.load(self._on_batch, self._on_fault)
             logger.info(
                 "%s:%s ready after %.1f s",

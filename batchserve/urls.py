@@ -20,9 +20,11 @@ def is_safe(url: str) -> bool:
     return parts.scheme == "https" and bool(parts.hostname)
 
 
-def shown(url: str) -> str:
-    """Return a URL without what may be secret in it: user, password and query."""
-    parts = urlsplit(url)
+def shown(source: str) -> str:
+    """Return a source as it may be shown: a URL without user, password and query."""
+    if not is_url(source):
+        return source
+    parts = urlsplit(source)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

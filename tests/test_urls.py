@@ -48,6 +48,11 @@ def test_what_comes_from_elsewhere_is_not_safe(url):
     assert not is_safe(url)
 
 
+@pytest.mark.parametrize("source", ["model.pt", "torchvision:resnet18", "/a@b/c?d.pt"])
+def test_what_is_no_url_is_shown_as_it_is(source):
+    assert shown(source) == source
+
+
 def test_secrets_are_not_shown():
     url = "https://me:secret@example.org:8443/a/model.pt?X-Amz-Signature=secret#here"
     assert shown(url) == "https://example.org:8443/a/model.pt"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from batchserve.errors import LoadError
 
@@ -26,10 +27,7 @@ def cache_folder(kind: str) -> Path:
         folder = Path(home).expanduser() / "batchserve" / kind
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
-        raise LoadError(
-            f"there is no place to keep {kind}: {error}; set the environment variable "
-            f"XDG_CACHE_HOME to a folder that can be written to"
-        ) from error
+        raise _no_place(error) from error
     return folder
 
 
@@ -42,10 +40,24 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
         doing: what they do, for the log of those who wait.
     """
     # The file stays: whoever removed it would let in a second one beside those who wait for it.
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
+    with _opened(path.with_name(f"{path.name}.lock")) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             logger.info("waiting for another process, which is %s", doing)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        raise _no_place(error) from error
+
+
+def _no_place(error: Exception) -> LoadError:
+    return LoadError(
+        f"the cache cannot be written: {error}; set the environment variable XDG_CACHE_HOME to a "
+        f"folder that can"
+    )

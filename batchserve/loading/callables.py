@@ -37,7 +37,7 @@ def module_from(made: Any, source: str) -> torch.nn.Module:
         module = made()
     except LoadError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LoadError(
             f"{source!r} failed when it was called without arguments: "
             f"{type(error).__name__}: {error}"

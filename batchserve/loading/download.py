@@ -48,10 +48,6 @@ PIECE_BYTES = 2**16  # so much of what a cut connection brought may be lost
 CUT = (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout)
 
 
-class Interrupted(LoadError):
-    """What is there so far stays, for another try to go on from."""
-
-
 def fetch(url: str, sha256: str | None = None) -> Path:
     """Return the file of a URL from the user's cache, fetching it if it is not there.
 
@@ -65,18 +61,21 @@ def fetch(url: str, sha256: str | None = None) -> Path:
     with only_one(path, f"fetching {shown(url)}"):
         if not path.exists() or (sha256 is not None and digest_of(path) != sha256):
             part = path.with_name(f"{path.name}.part")
-            try:
-                _fetch(url, part)
-                check_digest(part, sha256, shown(url))
-                # A page of errors in its place must not stay.
-                recognise(part)
-            except LoadError as error:
-                if not isinstance(error, Interrupted):
-                    part.unlink(missing_ok=True)
-                raise LoadError(str(error).replace(str(part), shown(url))) from error
+            _fetch(url, part)
+            _check(part, url, sha256)
             part.replace(path)
             logger.info("fetched %s to %s", shown(url), path)
     return path
+
+
+def _check(part: Path, url: str, sha256: str | None) -> None:
+    """Keep only what was meant: a page of errors in its place must not stay."""
+    try:
+        check_digest(part, sha256, shown(url))
+        recognise(part)
+    except LoadError as error:
+        part.unlink()
+        raise LoadError(str(error).replace(str(part), shown(url))) from error
 
 
 def _file_name(url: str) -> str:
@@ -104,7 +103,7 @@ def _fetch(url: str, part: Path) -> None:
                 time.sleep(PAUSE_S * fruitless)
             else:
                 return
-    raise Interrupted(f"{cut}; what is there is kept, and another try goes on from it")
+    raise LoadError(f"{cut}; what is there is kept, and another try goes on from it")
 
 
 @contextmanager
@@ -117,7 +116,7 @@ def _answer(session: requests.Session, url: str, part: Path) -> Iterator[request
     try:
         response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
     except requests.RequestException as error:
-        raise Interrupted(
+        raise LoadError(
             f"{shown(url)} could not be fetched: {error}; fetch it where there is a network, and "
             f"name its path"
         ) from error
@@ -158,8 +157,9 @@ def _receive(response: requests.Response, part: Path, url: str) -> None:
     except requests.RequestException:
         raise
     except OSError as error:
-        raise Interrupted(f"{part} cannot be written: {error}; make room for it") from error
+        raise LoadError(f"{part} cannot be written: {error}; make room for it") from error
     if total is not None and _size(part) != total:
+        part.unlink()
         raise LoadError(f"{shown(url)} has {_size(part)} bytes, and was announced with {total}")
 
 

@@ -1,5 +1,6 @@
 """What a config's `source` names, as a module in evaluation mode on the CPU."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ from batchserve.loading.files import check_digest, check_file
 from batchserve.loading.program import check_batch
 from batchserve.loading.recognise import Format, recognise
 from batchserve.loading.weights import classes_in, fill, read_checkpoint
-from batchserve.urls import is_url
+from batchserve.urls import is_url, shown
 
+LOADERS: dict[Format, Callable[[Path], torch.nn.Module]] = {
+    Format.TORCHSCRIPT: torchscript.load,
+    Format.EXPORTED: exported.load,
+    Format.AOTINDUCTOR: aotinductor.load,
+}
 # What runs code that the file holds, and what that is.
 CODE = {
     Format.EXPORTED: "whose loading unpickles",
@@ -64,15 +70,16 @@ def _path_of(config: ModelConfig) -> Path:
 def _from_file(path: Path, config: ModelConfig) -> torch.nn.Module:
     kind = recognise(path)
     _check_keys(path, kind, config)
-    if kind is Format.TORCHSCRIPT:
-        return torchscript.load(path)
-    if kind is Format.EXPORTED:
-        return exported.load(path)
-    if kind is Format.AOTINDUCTOR:
-        return aotinductor.load(path)
     if kind is Format.PROJECT:
         return _with_weights(project.load(path, config.entry), config)
+    return LOADERS[kind](path) if kind in LOADERS else _from_checkpoint(path, config)
+
+
+def _from_checkpoint(path: Path, config: ModelConfig) -> torch.nn.Module:
     held = read_checkpoint(path, trust=config.trust)
+    while isinstance(held, torch.nn.DataParallel):
+        # It would look for the GPUs of the machine that it was trained on.
+        held = held.module
     if isinstance(held, torch.nn.Module):
         return held
     return fill(_architecture(path, config, held), held, path)
@@ -88,8 +95,8 @@ def _check_keys(path: Path, kind: Format, config: ModelConfig) -> None:
     if kind is Format.PROJECT:
         if is_url(config.source) and not (config.trust or config.sha256):
             raise LoadError(
-                f"{config.source} is {kind}, whose code would run, whatever it is by then: state "
-                f"its sha256, or set trust: true"
+                f"{shown(config.source)} is {kind}, whose code would run, whatever it is by then: "
+                f"state its sha256, or set trust: true"
             )
         return
     if config.entry is not None:

@@ -70,7 +70,7 @@ def _attribute(module_name: str, attribute: str, entry: str, path: Path, root: P
                 f"{_readable(error.name)!r}, which is neither in the zip nor installed"
             ) from error
         raise LoadError(_no_module(entry, path, root)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LoadError(
             f"{path}: importing {entry.partition(':')[0]} failed: {type(error).__name__}: "
             f"{_readable(error)}{_hint(error, root)}"

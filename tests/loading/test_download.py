@@ -139,6 +139,16 @@ def test_a_connection_that_is_always_cut_is_given_up_and_kept(site: Site, cache,
     assert site.requests[-1]["Range"] == f"bytes={2**20}-"
 
 
+def test_what_is_there_survives_a_server_that_refuses_meanwhile(site: Site, content):
+    url = site.put("model.pt", content)
+    site.cut_after.extend([2**20, 0, 0, 0])
+    refusal(url)
+    site.statuses.append(403)
+    assert "was answered with 403" in refusal(url)
+    assert fetch(url).read_bytes() == content
+    assert site.requests[-1]["Range"] == f"bytes={2**20}-"
+
+
 def test_a_part_that_is_longer_than_the_file_is_dropped(site: Site, cache, content):
     url = site.put("model.pt", content)
     site.cut_after.extend([2**21, 0, 0, 0])

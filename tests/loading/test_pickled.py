@@ -29,6 +29,11 @@ def test_a_whole_module_that_is_trusted(load, save, trained):
     assert_same(loaded, trained.eval())
 
 
+def test_a_module_saved_in_data_parallel_is_taken_out(load, save, trained):
+    save("model.pt", torch.nn.DataParallel(trained))
+    assert isinstance(load(source="model.pt", trust=True), Small)
+
+
 def test_trust_changes_nothing_for_weights(load, save, trained):
     save("model.pt", trained.state_dict())
     loaded = load(source="model.pt", architecture="tests.loading.models:make", trust=True)

@@ -154,7 +154,7 @@ MESSAGES = {
     "net.modl:build": "there is no module 'net.modl' in it; did you mean 'net.model'?",
     "zzzzz:build": "there is no module 'zzzzz' in it; there are answers, broken, data,",
     "model:biuld": "entry 'model:biuld': the module has no 'biuld'; did you mean 'build'?",
-    "model:zzzzz": "the module has no 'zzzzz'; there are build, seven, fails",
+    "model:zzzzz": "the module has no 'zzzzz'; there are build, seven, fails, leaves",
     "model:NUMBER": "'model:NUMBER' is neither a torch.nn.Module nor callable",
     "model:seven": "'model:seven' returned int, not a torch.nn.Module",
     "model:fails": "'model:fails' failed when it was called without arguments: ValueError: no luck",
@@ -162,6 +162,8 @@ MESSAGES = {
     "the zip nor installed",
     "needy2:build": "importing needy2 failed, because it needs 'answers.more', which is neither in",
     "broken:build": "importing broken failed: SyntaxError: ",
+    "script:build": "importing script failed: SystemExit: 2",
+    "model:leaves": "failed when it was called without arguments: SystemExit: 1",
     "data:build": "importing data failed: FileNotFoundError: [Errno 2] No such file or directory: "
     "'labels.txt'; the project has it, but not where the server was started: open "
     "Path(__file__).parent / 'labels.txt'",
@@ -171,12 +173,14 @@ MESSAGES = {
 @pytest.mark.parametrize(("entry", "message"), MESSAGES.items())
 def test_what_is_wrong_with_an_entry_is_told(refused, tmp_path, entry, message):
     more = "\nNUMBER = 7\ndef seven():\n    return 7\ndef fails():\n    raise ValueError('no luck')"
+    more += "\ndef leaves():\n    raise SystemExit(1)"
     members = {
         "model": BUILD + more,
         "answers": ANSWERS,
         "needy": "import not_installed",
         "needy2": "import answers.more",
         "broken": "def",
+        "script": "import sys\nsys.exit(2)",
         "data": "open('labels.txt')",
         "labels.txt": "espresso",
         "net/model": "",
