@@ -81,7 +81,11 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        # Compiling them takes longer than all the rest.
+        headers = {"aot_inductor.precompile_headers": False}
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(path), inductor_configs=headers
+        )
     return path
 
 

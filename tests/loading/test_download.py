@@ -1,9 +1,9 @@
 import hashlib
 import io
 import logging
-import multiprocessing
 import os
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -289,11 +289,12 @@ def test_a_redirect_from_https_to_this_machine_is_refused():
 # Several at once, and what they show
 
 
-def test_processes_that_fetch_at_once_do_it_once(site: Site, content):
+def test_who_fetch_at_once_do_it_once(site: Site, content):
+    # The lock is an open file's, so that threads stand for processes.
     url = site.put("model.pt", content)
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        paths = pool.map(fetch, [url] * 3)
-    assert len(set(paths)) == 1
+    with ThreadPoolExecutor(3) as pool:
+        paths = set(pool.map(fetch, [url] * 3))
+    assert len(paths) == 1
     assert len(site.requests) == 1
 
 

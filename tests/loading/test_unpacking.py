@@ -1,15 +1,18 @@
 import hashlib
-import multiprocessing
+import logging
 import shutil
 import stat
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batchserve.errors import LoadError
 from batchserve.loading import unpacking
+from batchserve.loading.cache import cache_folder, only_one
 from batchserve.loading.unpacking import unpacked
 from tests.loading.projects import write_zip
 
@@ -132,12 +135,32 @@ def test_a_damaged_member_is_refused_and_leaves_nothing(tmp_path, cache):
     assert all(name.endswith(".lock") for name in files_in(cache))
 
 
-def test_processes_that_unpack_at_once_do_it_once(tmp_path, cache):
+def test_who_unpack_at_once_do_it_once(tmp_path, cache, monkeypatch):
+    # The lock is an open file's, so that threads stand for processes.
+    path, unpack = write_zip(tmp_path / "project.zip", model="N = 1"), unpacking._unpack
+    members: list[Any] = []
+
+    def counted(*args: Any) -> None:
+        members.append(args)
+        unpack(*args)
+
+    monkeypatch.setattr(unpacking, "_unpack", counted)
+    with ThreadPoolExecutor(3) as pool:
+        (folder,) = set(pool.map(unpacked, [path] * 3))
+    assert files_in(folder) == ["model.py"]
+    assert len(members) == 1
+
+
+def test_who_waits_says_for_what(tmp_path, cache, caplog):
     path = write_zip(tmp_path / "project.zip", model="N = 1")
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        first, second = pool.map(unpacked, [path, path])
-    assert first == second
-    assert files_in(first) == ["model.py"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with ThreadPoolExecutor(1) as pool, caplog.at_level(logging.INFO):
+        with only_one(cache_folder("projects") / digest, "testing"):
+            waiting = pool.submit(unpacked, path)
+            while not caplog.messages:
+                pass
+        assert waiting.result().is_dir()
+    assert caplog.messages[0] == f"waiting for another process, which is unpacking {path}"
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_variable(tmp_path, monkeypatch):
