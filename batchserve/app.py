@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -20,16 +21,19 @@ from batchserve.errors import StartupError
 from batchserve.leaving import Leaving, Traffic
 from batchserve.lineage import LINEAGE
 from batchserve.loading import use_threads
-from batchserve.metrics import Metrics
+from batchserve.metrics import MULTIPROC_DIR, Metrics
+from batchserve.model_stats import ModelStats
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
-from batchserve.web import debug, health, operations, page
+from batchserve.web import debug, health, kserve_v1, operations, page, torchserve
 from batchserve.web.access_log import AccessLog
 from batchserve.web.door import SHORTEST_S, Door
-from batchserve.web.keys import CONFIG, METRICS, POOL, REPOSITORY, TRACE, TRAFFIC
+from batchserve.web.keys import CONFIG, METRICS, MODEL_STATS, POOL, REPOSITORY, TRACE, TRAFFIC
 from batchserve.web.middleware import answer_errors, see_off
 from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
+from batchserve.web.v2 import metadata, statistics
+from batchserve.web.v2.infer import infer
 
 logger = logging.getLogger("batchserve")
 
@@ -37,11 +41,34 @@ ROUTES = [
     web.post("/predict", predict),
     web.post("/models/{name}/predict", predict),
     web.post("/models/{name}/versions/{version}/predict", predict),
+    web.get("/v2", metadata.server),
+    web.get("/v2/health/live", metadata.live),
+    web.get("/v2/health/ready", metadata.ready),
+    # Before the models, of which one called stats cannot be described.
+    web.get("/v2/models/stats", statistics.stats),
+    web.get("/v2/models/{name}/stats", statistics.stats),
+    web.get("/v2/models/{name}/versions/{version}/stats", statistics.stats),
+    web.get("/v2/models/{name}", metadata.model),
+    web.get("/v2/models/{name}/versions/{version}", metadata.model),
+    web.get("/v2/models/{name}/config", metadata.config),
+    web.get("/v2/models/{name}/versions/{version}/config", metadata.config),
+    web.get("/v2/models/{name}/ready", metadata.model_ready),
+    web.get("/v2/models/{name}/versions/{version}/ready", metadata.model_ready),
+    web.post("/v2/models/{name}/infer", infer),
+    web.post("/v2/models/{name}/versions/{version}/infer", infer),
+    web.post("/v2/repository/index", metadata.index),
+    web.get("/v1/models", kserve_v1.list_models),
+    web.post("/v1/models/{name}:predict", kserve_v1.predict),
+    web.get("/v1/models/{name}", kserve_v1.model_ready),
+    web.post("/predictions/{name}", torchserve.predict),
+    web.put("/predictions/{name}", torchserve.predict),
+    web.post("/predictions/{name}/{version}", torchserve.predict),
+    web.put("/predictions/{name}/{version}", torchserve.predict),
     web.get("/models", operations.list_models),
     web.get("/livez", health.live),
     web.get("/readyz", health.ready),
     web.get("/healthz", health.ready),
-    web.get("/ping", health.ready),
+    web.get("/ping", health.ping),
     web.get("/metrics", operations.expose_metrics),
     web.get("/debug/batches", debug.show_batches),
     web.get("/openapi.json", openapi),
@@ -88,17 +115,21 @@ async def build_app(config: Config) -> web.Application:
     """
     use_threads(config.server.threads_of_forward)
     metrics, trace = Metrics(), Trace()
+    shared = os.environ.get(MULTIPROC_DIR)
+    model_stats = ModelStats(Path(shared) if shared else None)
 
     def on_batch(model: ModelVersion, batch: Batch) -> None:
         metrics.on_batch(model.name, model.version, batch)
+        model_stats.on_batch(model.name, model.version, batch)
         trace.on_batch(model.batcher.name, batch, model.batcher.queued)
 
     def on_fault(model: ModelVersion, fault: Fault) -> None:
         metrics.on_fault(model.name, model.version, fault)
 
     repository = ModelRepository(
-        config.models, on_batch, on_fault, hang_s=config.server.hang_seconds
-    )
+        config.models, on_batch, on_fault,
+        hang_s=config.server.hang_seconds, threads=config.server.threads_of_forward,
+    )  # fmt: skip
     await repository.load()
 
     app = web.Application(
@@ -107,11 +138,14 @@ async def build_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[REPOSITORY] = repository
     app[METRICS] = metrics
+    app[MODEL_STATS] = model_stats
     app[TRACE] = trace
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
     app.add_routes(ROUTES)
-    app.cleanup_ctx.extend([_decoding, _models, _meanwhile(_sample_gauges)])
+    app.cleanup_ctx.extend(
+        [_decoding, _models, _meanwhile(_sample_gauges), _meanwhile(_share_model_stats)]
+    )
     app.on_shutdown.append(_drain)
     return app
 
@@ -168,6 +202,20 @@ async def _sample_gauges(app: web.Application) -> None:
                 batcher.scheduler.backlog_s(batcher.clock()),
             )
         await asyncio.sleep(GAUGE_SECONDS)
+
+
+async def _share_model_stats(app: web.Application) -> None:
+    """Leave the statistics where other workers find them, the last of them at the end."""
+    kept = app[MODEL_STATS]
+    try:
+        try:
+            while True:
+                await asyncio.to_thread(kept.save)
+                await asyncio.sleep(GAUGE_SECONDS)
+        finally:
+            await asyncio.to_thread(kept.save)
+    except OSError as error:
+        logger.warning("the statistics of this worker are not shared any more: %s", error)
 
 
 def _meanwhile(

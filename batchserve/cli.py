@@ -89,7 +89,7 @@ async def _load(config: Config) -> list[dict[str, Any]]:
     from batchserve.web.operations import describe  # noqa: PLC0415
 
     use_threads(config.server.threads_of_forward)
-    repository = ModelRepository(config.models)
+    repository = ModelRepository(config.models, threads=config.server.threads_of_forward)
     with Console(stderr=True).status("loading and warming up …"):
         await repository.load()
     described = [describe(model) for model in repository.versions]

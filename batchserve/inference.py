@@ -1,12 +1,10 @@
 """One request's way through a model: decode, submit, wait, encode. No HTTP in it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
-
-from pydantic import BaseModel
 
 from batchserve.batch import CloseReason, Item
 from batchserve.batching.batcher import Arrival
@@ -14,9 +12,13 @@ from batchserve.decoding import CodecPool
 from batchserve.errors import ModelFailed, RequestError
 from batchserve.repository import ModelVersion
 from batchserve.tasks.base import Task
+from batchserve.tasks.tensors import are_items
 
 # A larger output is turned into lists and text on a thread: 20 KB are 5,000 numbers in fp32.
 INLINE_OUTPUT_BYTES = 20_000
+
+# From an output row, on the CPU, to what is answered for it.
+Encode = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Answer:
         batch_size: items that shared the forward pass.
         batch_reason: why the batch was closed when it was; of several batches, the last one.
         decode_s: for all inputs together, the wait for a thread included.
+        encode_s: for all outputs together, likewise.
         is_small: the outputs are few numbers, and cost the event loop little.
     """
 
@@ -39,6 +42,7 @@ class Answer:
     decode_s: float
     queue_s: float
     forward_s: float
+    encode_s: float
     is_small: bool
 
 
@@ -47,7 +51,7 @@ async def infer(
     arrival: Arrival,
     payloads: Sequence[Any],
     body_bytes: int,
-    parameters: BaseModel,
+    encode: Encode,
     pool: CodecPool,
 ) -> Answer:
     """Return the model's answer to each payload.
@@ -55,9 +59,9 @@ async def infer(
     Args:
         model: ready.
         arrival: this request's, with the model's batcher.
-        payloads: as the client sent them.
+        payloads: as the client sent them, or all of them items already.
         body_bytes: the size of the whole body; a small one is decoded on the loop.
-        parameters: an instance of the task's `Parameters`.
+        encode: of one row; the task's, as a rule.
         pool: for decoding and encoding what is not small.
 
     Raises:
@@ -67,7 +71,9 @@ async def infer(
     """
     arrival.reserve(len(payloads))
     started_s = perf_counter()
-    if body_bytes < model.task.inline_bytes:
+    if are_items(payloads):
+        tensors = list(payloads)
+    elif body_bytes < model.task.inline_bytes:
         tensors = [_decode(model.task, payloads, i) for i in range(len(payloads))]
     else:
         tensors = await _decode_in_pool(model.task, payloads, pool)
@@ -76,12 +82,14 @@ async def infer(
     items = arrival.submit(tensors)
     rows = await _rows_of(items)
 
+    started_s = perf_counter()
     is_small = all(_is_small(row, len(rows)) for row in rows)
     if is_small:
-        outputs = _encode(model.task, rows, parameters)
+        outputs = _encode(encode, rows)
     else:
-        outputs = await pool.encode(_encode, model.task, rows, parameters)
-    return _answer(outputs, items, decode_s, is_small=is_small)
+        outputs = await pool.encode(_encode, encode, rows)
+    encode_s = perf_counter() - started_s
+    return _answer(outputs, items, decode_s, encode_s, is_small=is_small)
 
 
 async def _decode_in_pool(task: Task, payloads: Sequence[Any], pool: CodecPool) -> list[Any]:
@@ -119,9 +127,9 @@ def _is_small(row: Any, rows: int) -> bool:
     return rows * getattr(row, "nbytes", INLINE_OUTPUT_BYTES) < INLINE_OUTPUT_BYTES
 
 
-def _encode(task: Task, rows: Sequence[Any], parameters: BaseModel) -> list[Any]:
+def _encode(encode: Encode, rows: Sequence[Any]) -> list[Any]:
     try:
-        return [task.encode(row, parameters) for row in rows]
+        return [encode(row) for row in rows]
     except Exception as error:
         raise ModelFailed(
             f"the model's output cannot be encoded ({type(error).__name__})"
@@ -129,7 +137,12 @@ def _encode(task: Task, rows: Sequence[Any], parameters: BaseModel) -> list[Any]
 
 
 def _answer(
-    outputs: list[Any], items: Sequence[Item], decode_s: float, *, is_small: bool
+    outputs: list[Any],
+    items: Sequence[Item],
+    decode_s: float,
+    encode_s: float,
+    *,
+    is_small: bool,
 ) -> Answer:
     batches = [batch for item in items if (batch := item.batch)]
     waits = [batch.formed_s - item.queued_s for item in items if (batch := item.batch)]
@@ -140,5 +153,6 @@ def _answer(
         decode_s=decode_s,
         queue_s=max(waits),
         forward_s=max(batch.forward_s for batch in batches),
+        encode_s=encode_s,
         is_small=is_small,
     )

@@ -19,6 +19,7 @@ from batchserve.runners.reproducible import is_reproducible
 from batchserve.runners.warmup import MOST, choose_runner, warm_up
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
+from batchserve.tasks.tensors import TensorSpec, specs_of
 from batchserve.urls import shown
 
 if TYPE_CHECKING:
@@ -54,10 +55,14 @@ class ModelVersion:
     batcher: Batcher
     device: str
     forward_s: dict[int, float]  # seconds by batch size, at warm-up
+    outputs: tuple[TensorSpec, ...] = ()  # of the example; empty: there is none
 
-    def __init__(self, config: ModelConfig, hang_s: float = math.inf) -> None:
+    def __init__(
+        self, config: ModelConfig, hang_s: float = math.inf, threads: int | None = None
+    ) -> None:
         self.config = config
         self._hang_s = hang_s
+        self._threads = threads
         self.name = config.name
         self.version = config.version
         self.state = State.LOADING
@@ -153,7 +158,9 @@ class ModelVersion:
         self.device = str(device)
         module = place_module(module, self.config, device)
         pad_to = self.config.batching.max_batch_size if self.config.reproducible else None
-        return Forward(module, self.task, device, DTYPES[self.config.precision], pad_to)
+        return Forward(
+            module, self.task, device, DTYPES[self.config.precision], pad_to, self._threads
+        )
 
     def _warm_up(self, forward: Forward) -> dict[int, float]:
         example = self.task.example()
@@ -198,6 +205,7 @@ class ModelVersion:
         if isinstance(row, Exception):
             raise row
         self.task.encode(row, self.task.Parameters())
+        self.outputs = specs_of(row, fixed=self.task.fixed_shape)
 
     def _verify_reproducible(self, forward: Forward, example: "torch.Tensor", size: int) -> None:
         if not is_reproducible(forward, example, size):
@@ -274,6 +282,7 @@ class ModelRepository:
         on_batch: called with each version's batches.
         on_fault: called with what went wrong with one.
         hang_s: a forward pass that takes longer never returns.
+        threads: cores that a forward pass may use; None: as many as torch is told to.
     """
 
     def __init__(
@@ -282,8 +291,9 @@ class ModelRepository:
         on_batch: OnBatch = lambda _model, _batch: None,
         on_fault: OnFault = lambda _model, _fault: None,
         hang_s: float = math.inf,
+        threads: int | None = None,
     ) -> None:
-        self.versions = [ModelVersion(config, hang_s) for config in configs]
+        self.versions = [ModelVersion(config, hang_s, threads) for config in configs]
         self._on_batch, self._on_fault = on_batch, on_fault
 
     async def load(self) -> None:

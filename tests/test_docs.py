@@ -22,7 +22,11 @@ from batchserve.config import BatchingConfig, Config, ImageConfig, ModelConfig, 
 from batchserve.metrics import Metrics
 from tests.conftest import ROOT
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+DOCUMENTS = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "examples").glob("*/README.md"),
+]
 
 
 def text_of(name: str) -> str:
@@ -203,3 +207,31 @@ async def test_the_task_for_sequences_of_the_docs_works(serve, tmp_path: Path, m
     body = {"inputs": ["a", "ab", "", "a" * 100]}
     response = await client.post("/predict", json=body)
     assert (await response.json())["outputs"] == [97.0, 97.5, 0.0, 97.0]
+
+
+async def test_the_task_with_named_tensors_of_the_docs_works(serve, tmp_path: Path, monkeypatch):
+    shown = fences(text_of("docs/tasks.md"), "python")[2]
+    (tmp_path / "pairs.py").write_text(shown, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    client = await serve(name="pairs", source="pairs:Product", task="pairs:Pairs")
+    vectors = {"left": [1, 2, 3, 0, 0, 1], "right": [4, 5, 6, 0, 0, 2]}
+    inputs = [
+        {"name": name, "datatype": "FP32", "shape": [2, 3], "data": data}
+        for name, data in vectors.items()
+    ]
+    response = await client.post("/v2/models/pairs/infer", json={"inputs": inputs})
+    (output,) = (await response.json())["outputs"]
+    assert output["data"] == [32.0, 2.0]
+    response = await client.post("/predict", json={"input": [[1, 2, 3], [4, 5, 6]]})
+    assert (await response.json())["output"] == 32.0
+
+
+async def test_the_tests_of_the_docs_pass(tmp_path: Path, monkeypatch):
+    _, sentiment, _, tests = fences(text_of("docs/tasks.md"), "python")
+    (tmp_path / "sentiment.py").write_text(sentiment, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sentiment", raising=False)
+    shown: dict[str, Any] = {}
+    exec(tests, shown)
+    shown["test_my_task"]()
+    await shown["test_my_model_over_http"]()

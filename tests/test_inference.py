@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ async def ask(model: ModelVersion, *payloads: object, body_bytes: int = 0) -> An
                 arrival,
                 payloads,
                 body_bytes,
-                model.task.Parameters(),
+                partial(model.task.encode, parameters=model.task.Parameters()),
                 pool,
             )
     finally:

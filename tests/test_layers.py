@@ -14,7 +14,14 @@ PACKAGE = ROOT / "batchserve"
 
 # Each line may import from those above it, and from its own folder.
 BATCHING = [
-    ["batching.shares", "batching.drift", "batching.memory_limit", "batching.quarantine"],
+    [
+        "batching.shares",
+        "batching.drift",
+        "batching.memory_limit",
+        "batching.quarantine",
+        "batching.toll",
+        "batching.arrivals",
+    ],
     ["batching.cost"],
     ["batching.bucket"],
     ["batching.policy", "batching.admission"],
@@ -33,8 +40,10 @@ LAYERS = [
     ["batching.batcher"],
     ["repository"],
     ["inference"],
+    ["model_stats"],
     ["web"],
-    ["app", "simulation", "testing", "demo"],
+    ["app", "simulation", "demo"],
+    ["testing"],
     ["gunicorn_hooks"],
     ["gunicorn_settings"],
     ["simulation"],
@@ -44,7 +53,7 @@ LAYERS = [
 HOMES = {
     "torch": ["tasks", "loading", "runners", "demo", "testing"],
     "torchvision": ["tasks", "loading"],
-    "aiohttp": ["web", "app"],
+    "aiohttp": ["web", "app", "testing.serving"],
     "gunicorn": ["gunicorn_settings"],
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations"],
     "yaml": ["config_file"],

@@ -1,5 +1,6 @@
 """Numbers in, numbers out."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -9,8 +10,7 @@ from pydantic import BaseModel, Field
 from batchserve.config import ModelConfig
 from batchserve.errors import InvalidInput
 from batchserve.tasks.base import Task
-
-VARIES = -1
+from batchserve.tasks.tensors import INPUT, VARIES, TensorSpec, datatype_of, holds_text
 
 
 class TensorTask(Task):
@@ -47,24 +47,25 @@ class TensorTask(Task):
         Raises:
             InvalidInput: ragged, of another shape, not numbers, or not finite.
         """
+        if holds_text(payload):
+            raise self._no_number()
         try:
             array = np.asarray(payload)
         except ValueError:
             raise InvalidInput("the nested lists are ragged; every row needs one length") from None
-        if array.dtype.kind not in "biuf":
-            raise InvalidInput(f"the input must be {self._wanted}; something in it is not a number")
-        if self.shape is not None and not _fits(array.shape, self.shape):
-            raise InvalidInput(f"the input has shape {list(array.shape)}, not {self._wanted}")
-        if array.dtype.kind == "f" and self.dtype.kind != "f" and array.size:
-            raise InvalidInput(f"the input must be {self._wanted}; something in it is a fraction")
-        with np.errstate(over="ignore"):
-            converted = array.astype(self.dtype)
-        if self.dtype.kind == "f":
-            if not np.isfinite(converted).all():
-                raise InvalidInput(f"the input must be {self._wanted}; something is not finite")
-        elif not np.array_equal(converted, array):
-            raise InvalidInput(f"the input must be {self._wanted}; something is out of range")
-        return torch.from_numpy(converted)
+        return torch.from_numpy(self._checked(array))
+
+    def payloads(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> list[torch.Tensor]:
+        """Return the rows of the one tensor, all converted at once.
+
+        Raises:
+            InvalidInput: of another shape, or of numbers that this task's dtype does not hold.
+        """
+        return list(torch.from_numpy(self._checked(tensors[INPUT], rows=True)))
+
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        shape = (VARIES,) if self.shape is None else self.shape
+        return (TensorSpec(INPUT, datatype_of(self.dtype), shape),)
 
     def encode(self, row: Any, parameters: BaseModel) -> Any:
         return _lists(row)
@@ -75,11 +76,36 @@ class TensorTask(Task):
         sizes = [1 if size == VARIES else size for size in self.shape]
         return torch.from_numpy(np.zeros(sizes, self.dtype))
 
-    @property
-    def _wanted(self) -> str:
+    def _checked(self, array: np.ndarray[Any, Any], *, rows: bool = False) -> np.ndarray[Any, Any]:
+        """Return a copy of an item, or of several as `rows`, in this task's dtype."""
+        shape = array.shape[1:] if rows else array.shape
+        if array.dtype.kind not in "biuf":
+            raise self._no_number(rows=rows)
+        if self.shape is not None and not _fits(shape, self.shape):
+            wanted = self._wanted(rows=rows)
+            raise InvalidInput(f"the input has shape {[*array.shape]}, not {wanted}")
+        if array.dtype.kind == "f" and self.dtype.kind != "f" and array.size:
+            raise self._refusal("something in it is a fraction", rows=rows)
+        with np.errstate(over="ignore"):
+            converted = array.astype(self.dtype)
+        if self.dtype.kind == "f":
+            if not np.isfinite(converted).all():
+                raise self._refusal("something is not finite", rows=rows)
+        elif not np.array_equal(converted, array):
+            raise self._refusal("something is out of range", rows=rows)
+        return converted
+
+    def _no_number(self, *, rows: bool = False) -> InvalidInput:
+        return self._refusal("something in it is not a number", rows=rows)
+
+    def _refusal(self, what: str, *, rows: bool) -> InvalidInput:
+        return InvalidInput(f"the input must be {self._wanted(rows=rows)}; {what}")
+
+    def _wanted(self, *, rows: bool) -> str:
+        kind = datatype_of(self.dtype) if rows else f"nested lists of {self.dtype}"
         if self.shape is None:
-            return f"nested lists of {self.dtype}"
-        return f"nested lists of {self.dtype} of shape {list(self.shape)}"
+            return kind
+        return f"{kind} of shape {[VARIES, *self.shape] if rows else [*self.shape]}"
 
 
 def input_of_program(module: torch.nn.Module) -> tuple[tuple[int, ...], str] | None:

@@ -6,7 +6,12 @@ from aiohttp.abc import AbstractAccessLogger
 from batchserve.web.keys import ANSWER, REQUEST_ID, SECONDS
 
 # Probes come every few seconds and tell nothing.
-SILENT = frozenset({"/livez", "/readyz", "/healthz", "/ping", "/metrics"})
+SILENT = frozenset(
+    {
+        *("/livez", "/readyz", "/healthz", "/ping", "/metrics"),
+        *("/v2/health/live", "/v2/health/ready"),
+    }
+)
 
 
 class AccessLog(AbstractAccessLogger):

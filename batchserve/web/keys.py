@@ -7,6 +7,7 @@ from batchserve.decoding import CodecPool
 from batchserve.inference import Answer
 from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
+from batchserve.model_stats import ModelStats
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
 
@@ -14,6 +15,7 @@ CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
+MODEL_STATS = web.AppKey("model_stats", ModelStats)
 TRACE = web.AppKey("trace", Trace)
 TRAFFIC = web.AppKey("traffic", Traffic)
 

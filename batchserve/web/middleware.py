@@ -20,7 +20,7 @@ from batchserve.errors import (
     Unavailable,
 )
 from batchserve.web.body import body_too_large
-from batchserve.web.keys import METRICS, MODEL, REQUEST_ID, SECONDS, TRAFFIC
+from batchserve.web.keys import ANSWER, METRICS, MODEL, MODEL_STATS, REQUEST_ID, SECONDS, TRAFFIC
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     request[SECONDS] = seconds = perf_counter() - started_s
     model = request.get(MODEL)
     if model is not None:
-        request.app[METRICS].on_answer(model.name, model.version, response.status, seconds)
+        name, version, status = model.name, model.version, response.status
+        request.app[METRICS].on_answer(name, version, status, seconds)
+        request.app[MODEL_STATS].on_answer(name, version, status, seconds, request.get(ANSWER))
     return response
 
 

@@ -1,9 +1,9 @@
 """/openapi.json: the HTTP interface, from the pydantic models that validate it."""
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from batchserve import __version__
@@ -23,10 +23,12 @@ from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.web.body import JSON, MULTIPART, PART
 from batchserve.web.debug import LAST, MOST_ASKED
 from batchserve.web.keys import REPOSITORY
+from batchserve.web.openapi_protocols import PROTOCOL_MODELS, Schemas, protocol_paths
 from batchserve.web.schema import ErrorBody, schema_of
 from batchserve.web.terms import PRIORITY, TIMEOUT
 
-Schemas = dict[type[BaseModel], dict[str, Any]]
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 REFERENCE = "#/components/schemas/{model}"
 ERRORS: dict[type[RequestError], str] = {
@@ -73,7 +75,7 @@ async def openapi(request: web.Request) -> web.Response:
 def document(repository: ModelRepository) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document for what is served now."""
     versions = [version for version in repository.versions if version.loaded]
-    models: dict[type[BaseModel], None] = {ErrorBody: None}
+    models: dict[type[BaseModel], None] = dict.fromkeys([ErrorBody, *PROTOCOL_MODELS])
     for version in versions:
         schema = schema_of(type(version.task))
         models |= {schema.request: None, schema.response: None}
@@ -92,7 +94,11 @@ def document(repository: ModelRepository) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "batchserve", "version": __version__},
-        "paths": paths | _operations(schemas[ErrorBody]),
+        "paths": {
+            **paths,
+            **protocol_paths(versions, schemas, partial(_responses, schemas), HEADERS),
+            **_operations(schemas[ErrorBody]),
+        },
         "components": {"schemas": definitions["$defs"]},
     }
 
@@ -109,13 +115,19 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "query", "schema": described} for name, described in query.items()
     ]
-    errors = {
-        str(error.status): {
-            "description": text,
-            "content": {JSON: {"schema": schemas[ErrorBody]}},
+    return {
+        "post": {
+            "summary": f"Ask {version.name}, version {version.version}.",
+            "tags": ["predict"],
+            "parameters": [*parameters, *HEADERS],
+            "requestBody": {"required": True, "content": content},
+            "responses": _responses(schemas, {JSON: {"schema": schemas[schema.response]}}),
         }
-        for error, text in ERRORS.items()
     }
+
+
+def _responses(schemas: Schemas, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a model may answer: with this content, or with an error."""
     answer = {
         "description": "The model's answer.",
         "headers": {
@@ -124,17 +136,16 @@ def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
             "X-Batch-Reason": {"schema": {"type": "string", "enum": list(CloseReason)}},
             "Server-Timing": {"schema": {"type": "string"}},
         },
-        "content": {JSON: {"schema": schemas[schema.response]}},
+        "content": content,
     }
-    return {
-        "post": {
-            "summary": f"Ask {version.name}, version {version.version}.",
-            "tags": ["predict"],
-            "parameters": [*parameters, *HEADERS],
-            "requestBody": {"required": True, "content": content},
-            "responses": {"200": answer, **errors},
+    errors = {
+        str(error.status): {
+            "description": text,
+            "content": {JSON: {"schema": schemas[ErrorBody]}},
         }
+        for error, text in ERRORS.items()
     }
+    return {"200": answer, **errors}
 
 
 def _operations(error: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from batchserve.web.v2.tensors import KNOWN
 from tests.fuzz.live import EXAMPLES, Live, check, parse
 
 THINK_S = 0.1  # some of the bytes are the beginning of a request
@@ -18,6 +19,9 @@ often = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=lis
 PATHS = [
     *("/predict", "/models/colour/predict", "/models/tiny/versions/1/predict"),
     *("/models/none/predict", "/models/tiny/versions/2/predict"),
+    *("/v2/models/tiny/infer", "/v2/models/colour/infer", "/v2/repository/index"),
+    *("/v1/models/colour:predict", "/v1/models/tiny:predict"),
+    *("/predictions/colour", "/predictions/tiny/1"),
 ]
 KINDS = [
     *("application/json", "image/png", "application/octet-stream", "text/plain", "application/x"),
@@ -34,16 +38,36 @@ values = st.recursive(
     max_leaves=20,
 )
 tensors = st.lists(st.floats(width=32) | numbers, max_size=12)
+json_inferences = st.fixed_dictionaries(
+    {
+        "inputs": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "name": st.just("input"),
+                    "shape": st.lists(st.integers(1, 3), max_size=3),
+                    "datatype": st.sampled_from(["FP32", "INT64", "BOOL", "BYTES"]),
+                    "data": tensors | values,
+                }
+            ),
+            max_size=2,
+        )
+    }
+)
+instances = st.fixed_dictionaries(
+    {"instances": st.lists(tensors | values | st.fixed_dictionaries({"b64": values}), max_size=3)}
+)
 json_bodies = st.one_of(
     st.fixed_dictionaries({"input": tensors | values}),
     st.fixed_dictionaries({"inputs": st.lists(tensors, max_size=6) | values}),
+    json_inferences,
+    instances,
     values,
 )
 form_parts = st.lists(
     st.tuples(
         st.sampled_from(
             [
-                *('name="file"', 'name="file"; filename="a.png"', 'name="other"', "name="),
+                *('name="file"', 'name="file"; filename="a.png"', 'name="data"', "name="),
                 *('name="file"\r\nContent-Transfer-Encoding: base64', "\r\nX: y", ""),
                 'name="file"\r\nContent-Type: multipart/mixed; boundary=C',
                 'name="file"\r\nContent-Encoding: gzip',
@@ -118,6 +142,76 @@ def test_any_body(server: Live, path: str, kind: str, body: tuple[bytes, bytes],
     else:
         framing, content = "Transfer-Encoding: chunked", in_chunks(content, chunks)
     answer = server.request(head_of(path, f"Content-Type: {kind}", framing) + header, content)
+    if answer is not None:
+        check(answer)
+
+
+@st.composite
+def inferences(draw: Any) -> tuple[str, bytes]:
+    """Return the length of the JSON and a body whose tensors, most of them good, are behind it."""
+    parts, data = [], b""
+    for name in draw(st.lists(st.sampled_from(["input", "input", "x"]), min_size=1, max_size=2)):
+        shape = draw(
+            st.just([1, 10]) | st.just([2]) | st.lists(st.integers(-1, 3) | st.just(2**63 - 1))
+        )
+        datatype = draw(st.sampled_from([*KNOWN, "FP32", "FP8"]))
+        content = draw(st.binary(max_size=80) | st.just(bytes(40)) | st.just(b"\1\0\0\0a" * 2))
+        size = draw(st.just(len(content)) | st.integers(-1, 100) | st.just(2**63))
+        parameters = draw(st.just({"binary_data_size": size}) | st.just({}) | values)
+        part = {"name": name, "shape": shape, "datatype": datatype, "parameters": parameters}
+        parts.append(part | draw(st.just({}) | st.fixed_dictionaries({"data": values})))
+        data += content
+    rest = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "id": values,
+                "outputs": st.lists(
+                    st.fixed_dictionaries(
+                        {"name": st.just("output")},
+                        optional={
+                            "parameters": st.fixed_dictionaries(
+                                {},
+                                optional={
+                                    "binary_data": st.booleans() | values,
+                                    "classification": st.integers(-1, 2**63) | values,
+                                },
+                            )
+                        },
+                    ),
+                    max_size=2,
+                ),
+                "parameters": st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "binary_data_output": st.booleans(),
+                        "priority": st.integers() | values,
+                        "timeout": st.integers(0, 10**8) | numbers,
+                    },
+                ),
+            },
+        )
+    )
+    header = json.dumps({"inputs": parts, **rest}).encode()
+    length = draw(
+        st.just(str(len(header)))
+        | st.integers(0, len(header) + len(data) + 5).map(str)
+        | header_text
+        | st.just("0")
+    )
+    return length, header + data
+
+
+@often
+@given(path=st.sampled_from(["tiny", "colour", "numbers"]), sent=inferences())
+def test_any_tensors(server: Live, path: str, sent: tuple[str, bytes]):
+    length, content = sent
+    head = head_of(
+        f"/v2/models/{path}/infer",
+        f"Content-Length: {len(content)}",
+        f"Inference-Header-Content-Length: {length}",
+    )
+    answer = server.request(head, content)
     if answer is not None:
         check(answer)
 

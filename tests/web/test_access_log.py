@@ -132,7 +132,13 @@ async def test_a_failed_model_is_one_line_too(logged, lines):
     assert parse(await only_line(lines))["status"] == "500"
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/ping", "/metrics"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/livez", "/readyz", "/healthz", "/ping", "/metrics"),
+        *("/v2/health/live", "/v2/health/ready"),
+    ],
+)
 @pytest.mark.parametrize("draining", [False, True])
 async def test_probes_are_silent(logged, lines, path, draining):
     client = await logged()

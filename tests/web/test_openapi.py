@@ -145,8 +145,10 @@ async def test_every_route_is_described(serve):
         if PAGES.fullmatch(route.path):
             continue
         for name, version in VERSIONS:
-            path = route.path.replace("{name}", name).replace("{version}", version)
-            assert "{" not in path
+            # One path for all models, or one for each.
+            path = route.path
+            if path not in paths:
+                path = path.format(name=name, version=version)
             assert route.method.lower() in paths[path], path
             described.add(path)
     assert described == set(paths)
@@ -155,8 +157,8 @@ async def test_every_route_is_described(serve):
 async def test_every_path_that_is_described_is_there(serve):
     client = await serve(SEVERAL)
     for path, operations in (await fetch(client))["paths"].items():
-        for method in operations:
-            response = await client.request(method, path)
+        for method in operations.keys() - {"parameters"}:
+            response = await client.request(method, path.format(name="colour", version="1"))
             assert response.status not in {404, 405}, f"{method} {path}"
 
 
@@ -414,7 +416,7 @@ async def test_every_status_of_the_contract_is_described(serve, status):
     client = await serve(SEVERAL)
     document = await fetch(client)
     for path, operations in document["paths"].items():
-        if "post" in operations:
+        if "post" in operations and path != "/v2/repository/index":
             error = operations["post"]["responses"][str(status)]
             assert error["description"], path
             assert error["content"][JSON]["schema"]
