@@ -64,6 +64,7 @@ def fetch(url: str, sha256: str | None = None) -> Path:
             _fetch(url, part)
             _check(part, url, sha256)
             part.replace(path)
+            _validator_path(part).unlink(missing_ok=True)
             logger.info("fetched %s to %s", shown(url), path)
     return path
 
@@ -79,7 +80,7 @@ def _check(part: Path, url: str, sha256: str | None) -> None:
 
 
 def _file_name(url: str) -> str:
-    name = re.sub(r"[^\w.-]", "_", Path(urlsplit(url).path).name)
+    name = re.sub(r"[^\w.-]", "_", Path(urlsplit(url).path).name, flags=re.ASCII)
     return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name[-80:] or 'file'}"
 
 
@@ -202,6 +203,7 @@ def _progress(url: str, start: int, total: int | None) -> Iterator[Any]:
         return
     columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     name = Path(urlsplit(url).path).name
-    with Progress(TextColumn(name), BarColumn(), *columns, console=console) as progress:
+    label = TextColumn("{task.description}", markup=False)
+    with Progress(label, BarColumn(), *columns, console=console) as progress:
         task = progress.add_task(name, total=total, completed=start)
         yield lambda count: progress.advance(task, count)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 
 @dataclass
@@ -44,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
     site: Site
 
     def do_GET(self) -> None:
-        site, path = self.site, self.path.partition("?")[0]
+        site, path = self.site, unquote(self.path.partition("?")[0])
         site.requests.append(dict(self.headers.items()))
         if site.statuses:
             self._answer(site.statuses.pop(0), b"", {})

@@ -13,6 +13,8 @@ from batchserve.loading.aotinductor import CHECK_INPUTS, AOTInductor, inputs_in
 from batchserve.loading.program import Input
 from tests.loading.models import convolved
 
+# On a busy machine the C++ compiler takes its time.
+pytestmark = pytest.mark.timeout(300)
 # What torch 2.15 writes for an input of (2 ≤ rows ≤ 64, 3, any length ≥ 2), and for tokens.
 CHECKS = """
     int32_t arg4_1_expected_dtype = aoti_torch_dtype_float32();

@@ -6,6 +6,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -47,6 +48,7 @@ def test_a_file_is_fetched_once(site: Site, cache, content, stated):
     assert path.read_bytes() == content
     assert path.is_relative_to(cache)
     assert path.name.endswith("-model.pt")
+    assert files_in(cache) == [path.name]
     assert fetch(url, digest) == path
     assert len(site.requests) == 1
 
@@ -59,10 +61,10 @@ def test_files_of_one_name_do_not_collide(site: Site, content):
 
 
 @pytest.mark.parametrize(
-    "name", ["mod%20el.pt", "..%2F..%2Fevil.pt", "a/", "x" * 300, "m.pt?v=../1"]
+    "name", ["mod%20el.pt", "..%2F..%2Fevil.pt", "a/", "x" * 300, "ü" * 90, "m.pt?v=../1"]
 )
 def test_a_url_cannot_choose_where_its_file_lies(site: Site, cache, content, name):
-    site.put(name.partition("?")[0], content)
+    site.put(unquote(name.partition("?")[0]), content)
     path = fetch(f"http://127.0.0.1:{site.port}/{name}")
     assert path.parent == cache / "downloads"
     assert path.read_bytes() == content
@@ -306,8 +308,9 @@ def test_a_terminal_sees_a_progress_bar(site: Site, content, monkeypatch, length
     )
     if not length:
         site.headers["Content-Length"] = "?"
-    fetch(site.put("model.pt", content))
-    assert "model.pt" in screen.getvalue()
+    site.put("mod{e}[l].pt", content)
+    fetch(f"http://127.0.0.1:{site.port}/mod{{e}}[l].pt")
+    assert "mod{e}[l].pt" in screen.getvalue()
     assert "3.1" in screen.getvalue()
 
 

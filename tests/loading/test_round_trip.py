@@ -160,6 +160,7 @@ async def test_a_format_is_served(
     await _assert_served(serve, configure, save(convolved(), tmp_path))
 
 
+@pytest.mark.timeout(300)  # on a busy machine the C++ compiler takes its time
 async def test_an_aotinductor_package_is_served(serve, configure, package):
     await _assert_served(serve, configure, {"source": str(package), **TRUSTED})
 
