@@ -21,6 +21,7 @@ from batchserve.errors import (
 )
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.web.body import JSON, MULTIPART, PART
+from batchserve.web.dashboard import SINCE
 from batchserve.web.debug import LAST, MOST_ASKED
 from batchserve.web.keys import REPOSITORY
 from batchserve.web.openapi_protocols import PROTOCOL_MODELS, Schemas, protocol_paths
@@ -64,6 +65,12 @@ LAST_PARAMETER: dict[str, Any] = {
     "in": "query",
     "description": "So many batches; all that are kept otherwise.",
     "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ASKED},
+}
+SINCE_PARAMETER: dict[str, Any] = {
+    "name": SINCE,
+    "in": "query",
+    "description": "Those after this time, in seconds since 1970; all ten minutes otherwise.",
+    "schema": {"type": "number"},
 }
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
@@ -158,8 +165,10 @@ def _operations(error: dict[str, Any]) -> dict[str, Any]:
         return {"get": {"summary": summary, "tags": ["operate"], "responses": responses}}
 
     batches = get("The last batches of one worker, as a trace for Perfetto.")
-    batches["get"]["parameters"] = [LAST_PARAMETER]
-    batches["get"]["responses"]["400"] = {"description": "Not a number.", "content": content}
+    history = get("The last ten minutes of all workers, a point for each two seconds.")
+    for asked, parameter in ((batches, LAST_PARAMETER), (history, SINCE_PARAMETER)):
+        asked["get"]["parameters"] = [parameter]
+        asked["get"]["responses"]["400"] = {"description": "Not a number.", "content": content}
 
     return {
         "/models": get("Every model's versions, states and settings."),
@@ -169,4 +178,5 @@ def _operations(error: dict[str, Any]) -> dict[str, Any]:
         "/ping": get("The same as /readyz.", may_be_unready=True),
         "/metrics": get("Prometheus metrics of all workers.", "text/plain"),
         "/debug/batches": batches,
+        "/dashboard/data": history,
     }

@@ -7,6 +7,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from batchserve.repository import ModelVersion
+from batchserve.tasks.kinds import input_of
 from batchserve.web.keys import METRICS, REPOSITORY
 
 
@@ -35,6 +36,7 @@ def describe(version: ModelVersion) -> dict[str, Any]:
         "batching": config.batching.model_dump(),
     }
     if version.loaded:
+        described["input"] = input_of(version.task)
         described["device"] = version.device
         described["max_batch_size"] = version.max_batch_size
         described["runner"] = version.batcher.runner.name

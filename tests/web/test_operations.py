@@ -85,6 +85,7 @@ async def test_models_tells_what_is_served_and_how(serve):
         "state": "ready",
         "task": "tensor",
         "precision": "fp32",
+        "input": {"kind": "numbers", "dtype": "float32", "shape": [10]},
         "device": "cpu",
         "max_batch_size": 4,
         "runner": "thread",
