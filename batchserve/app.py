@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,18 @@ from batchserve.trace import Trace
 from batchserve.web import dashboard, debug, health, kserve_v1, operations, page, torchserve
 from batchserve.web.access_log import AccessLog
 from batchserve.web.door import SHORTEST_S, Door
-from batchserve.web.keys import CONFIG, METRICS, MODEL_STATS, POOL, REPOSITORY, TRACE, TRAFFIC
+from batchserve.web.endpoints import Endpoint
+from batchserve.web.fetch import Fetcher
+from batchserve.web.keys import (
+    CONFIG,
+    FETCHER,
+    METRICS,
+    MODEL_STATS,
+    POOL,
+    REPOSITORY,
+    TRACE,
+    TRAFFIC,
+)
 from batchserve.web.line_buffer import LineBuffer
 from batchserve.web.middleware import answer_errors, see_off
 from batchserve.web.openapi import openapi
@@ -41,9 +53,15 @@ from batchserve.web.v2.infer import infer
 logger = logging.getLogger("batchserve")
 
 ROUTES = [
-    web.post("/predict", predict),
-    web.post("/models/{name}/predict", predict),
-    web.post("/models/{name}/versions/{version}/predict", predict),
+    *(
+        route(path, predict)
+        for path in (
+            "/predict",
+            "/models/{name}/predict",
+            "/models/{name}/versions/{version}/predict",
+        )
+        for route in (web.post, partial(web.get, allow_head=False))
+    ),
     web.get("/v2", metadata.server),
     web.get("/v2/health/live", metadata.live),
     web.get("/v2/health/ready", metadata.ready),
@@ -150,9 +168,11 @@ async def build_app(config: Config) -> web.Application:
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
     app.add_routes(ROUTES)
+    for endpoint in config.endpoints:
+        app.router.add_post(endpoint.path, Endpoint(endpoint, config.models).answer)
     app.cleanup_ctx.extend(
         [
-            *(_decoding, _models, dashboard.history),
+            *(_decoding, _fetching, _models, dashboard.history),
             *(_meanwhile(_sample_gauges), _meanwhile(_share_model_stats)),
         ]
     )
@@ -201,6 +221,13 @@ def _open_later(app: web.Application, config: Config) -> Door:
 async def _decoding(app: web.Application) -> AsyncIterator[None]:
     yield
     app[POOL].close()
+
+
+async def _fetching(app: web.Application) -> AsyncIterator[None]:
+    server = app[CONFIG].server
+    app[FETCHER] = Fetcher(server.fetch, server.max_body_bytes)
+    yield
+    await app[FETCHER].close()
 
 
 async def _models(app: web.Application) -> AsyncIterator[None]:

@@ -118,6 +118,11 @@ def _describe(config: Config, models: list[dict[str, Any]]) -> None:
             ", ".join(f"{size}: {ms:.1f}" for size, ms in model["forward_ms"].items()),
         )
     console.print(table)
+    for endpoint in config.endpoints:
+        version = "" if endpoint.version is None else f":{endpoint.version}"
+        promise = "" if endpoint.slo_ms is None else f", within {endpoint.slo_ms:g} ms"
+        default = "" if endpoint.default_output is None else ", or its default output"
+        console.print(f"{endpoint.path} → {endpoint.model}{version}{promise}{default}")
 
 
 def _describe_quantized(config: Config) -> None:

@@ -6,6 +6,7 @@
 import math
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from batchserve.addresses import AllowedHosts
 from batchserve.urls import is_safe, is_url, shown
 
 # What is imported; with a slash, or a dot after the colon, it is a path.
@@ -37,6 +39,31 @@ class Section(BaseModel):
     def _empty_is_default(cls, section: Any) -> Any:
         # YAML reads a section whose keys are all commented out as null.
         return {} if section is None else section
+
+
+class FetchConfig(Section):
+    """From where the server may fetch what a client names by its address; by default nowhere."""
+
+    hosts: tuple[str, ...] = Field(
+        (), description="Host names; *.DOMAIN for all below one; :PORT for other than 80 and 443."
+    )
+    networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="Private networks in which those hosts may be."
+    )
+    timeout_ms: float = Field(5000, gt=0, description="For one file, or 504.")
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        normal = tuple(host.lower() for host in hosts)
+        try:
+            AllowedHosts(normal)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; write images.example.org, *.example.org or localhost:8080, and letters "
+                f"beyond a to z as the DNS does, with xn--"
+            ) from None
+        return normal
 
 
 class ServerConfig(Section):
@@ -74,6 +101,7 @@ class ServerConfig(Section):
         pattern=r"^https?://\S+$",
         description="Send traces to this OpenTelemetry collector; null: as OTEL_… say.",
     )
+    fetch: FetchConfig = FetchConfig()
     admin_token: None = Field(None, description="Reserved: there is no administration yet.")
 
     @field_validator("bind", mode="before")
@@ -351,11 +379,46 @@ class ModelConfig(Section):
         return shape
 
 
+# The first part of every path that is ours, or that a protocol we speak may have.
+OUR_PATHS = frozenset(
+    {
+        *("predict", "models", "predictions", "v1", "v2", "admin"),
+        *("livez", "readyz", "healthz", "ping", "metrics", "debug", "openapi.json", "docs"),
+        *("dashboard", "static", "samples"),
+    }
+)
+
+
+class EndpointConfig(Section):
+    """A path of the operator's own, and what it promises: an application, as Clipper called it."""
+
+    path: str = Field(pattern=r"^(/[A-Za-z0-9._~-]+)+$")
+    model: str = Field(description="The name of one of the models.")
+    version: Annotated[str | None, BeforeValidator(_text)] = Field(
+        None, description="null: the current one."
+    )
+    slo_ms: float | None = Field(
+        None, gt=0, description="An answer by then, or the default output; null: as the model."
+    )
+    default_output: Any = Field(
+        None, description="What is answered in place of what does not come; null: the error."
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_not_ours(cls, path: str) -> str:
+        first = path.split("/")[1]
+        if first in OUR_PATHS:
+            raise ValueError(f"paths below /{first} are the server's own; begin it otherwise")
+        return path
+
+
 class Config(Section):
     """The whole configuration."""
 
     server: ServerConfig = ServerConfig()
     models: list[ModelConfig] = Field(min_length=1)
+    endpoints: list[EndpointConfig] = []
 
     @model_validator(mode="after")
     def _waits_end_before_deadlines(self) -> "Config":
@@ -396,4 +459,39 @@ class Config(Section):
                     f"of them another name or version"
                 )
             seen.add((model.name, model.version))
+        return self
+
+    @model_validator(mode="after")
+    def _endpoints_lead_somewhere(self) -> "Config":
+        versions: dict[str, list[str]] = {}
+        for model in self.models:
+            versions.setdefault(model.name, []).append(model.version)
+        for number, endpoint in enumerate(self.endpoints):
+            where = f"endpoints.{number}"
+            if endpoint.model not in versions:
+                raise ValueError(
+                    f"{where}.model: there is no model {endpoint.model!r}; there is "
+                    f"{', '.join(versions)}"
+                )
+            if endpoint.version not in (None, *versions[endpoint.model]):
+                raise ValueError(
+                    f"{where}.version: model {endpoint.model!r} has no version "
+                    f"{endpoint.version!r}; it has {', '.join(versions[endpoint.model])}"
+                )
+            if (endpoint.slo_ms or 0) > self.server.default_timeout_ms:
+                raise ValueError(
+                    f"{where}.slo_ms ({endpoint.slo_ms:g}) is above server.default_timeout_ms "
+                    f"({self.server.default_timeout_ms:g}), after which nobody is answered; raise "
+                    f"the one or lower the other"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _endpoints_are_distinct(self) -> "Config":
+        paths = [endpoint.path for endpoint in self.endpoints]
+        for number, path in enumerate(paths):
+            if path in paths[:number]:
+                raise ValueError(
+                    f"endpoints.{number}.path: {path} is listed twice; give one of them another"
+                )
         return self

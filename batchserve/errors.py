@@ -1,8 +1,8 @@
 """What can go wrong, as one tree.
 
 HTTP body ──decode──▶ item ──▶ queue ──▶ batch ──forward──▶ row ──encode──▶ HTTP response
-  400 404 413        422      503        504      500           500
-  415
+  400 403 404 413    422      503        504      500           500
+  406 415
 
 BatchserveError
 ├── StartupError               read by the operator; the server does not start
@@ -10,8 +10,10 @@ BatchserveError
 │   └── LoadError                a model that cannot be loaded or warmed up
 └── RequestError               read by the client, as {"error": …, "code": …}
     ├── BadRequest        400    not JSON, not multipart, a field missing or of the wrong type
+    ├── Forbidden         403    what the operator has not allowed
     ├── NotFound          404    no such path, model or version
     ├── MethodNotAllowed  405
+    ├── NotAcceptable     406    no media type that the client accepts can hold the answer
     ├── TooLarge          413    body, image or number of inputs over the limit that is named
     ├── UnsupportedMedia  415    a content type that the model's task does not read
     ├── InvalidInput      422    it parses, but it is no valid input for this model
@@ -56,6 +58,11 @@ class BadRequest(RequestError):
     code = "bad_request"
 
 
+class Forbidden(RequestError):
+    status = 403
+    code = "forbidden"
+
+
 class NotFound(RequestError):
     status = 404
     code = "not_found"
@@ -64,6 +71,11 @@ class NotFound(RequestError):
 class MethodNotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
+
+
+class NotAcceptable(RequestError):
+    status = 406
+    code = "not_acceptable"
 
 
 class TooLarge(RequestError):

@@ -68,6 +68,7 @@ async def infer(
         InvalidInput, TooLarge: of the first payload that is wrong; nothing was computed.
         QueueFull, Overloaded: there is no room or no time for all; nothing was decoded.
         ModelFailed, DeadlineExceeded: of the first item that failed.
+        RequestError: of `encode`.
     """
     arrival.reserve(len(payloads))
     started_s = perf_counter()
@@ -130,6 +131,8 @@ def _is_small(row: Any, rows: int) -> bool:
 def _encode(encode: Encode, rows: Sequence[Any]) -> list[Any]:
     try:
         return [encode(row) for row in rows]
+    except RequestError:
+        raise
     except Exception as error:
         raise ModelFailed(
             f"the model's output cannot be encoded ({type(error).__name__})"

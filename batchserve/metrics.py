@@ -90,6 +90,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.defaults = counter(
+            "defaults_total",
+            "Requests answered with an endpoint's default output, by the error's code.",
+            "endpoint",
+            "reason",
+        )
 
     def introduce(self, model: str, version: str, slo_ms: float | None) -> None:
         """Begin a version's series at 0: of one that begins at 1, rates do not see the first."""
@@ -137,7 +143,7 @@ class Metrics:
         for family in self._registry_of_all().collect():
             yield from family.samples
 
-    def workers(self) -> int:
+    def worker_count(self) -> int:
         """Return how many workers count."""
         folder = os.environ.get(MULTIPROC_DIR)
         return len([*Path(folder).glob("gauge_livesum_*.db")]) if folder else 1

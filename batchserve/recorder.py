@@ -40,7 +40,7 @@ class Recorder:
         if not self._log.lead():
             return EVERY_S
         began_s = time.thread_time()
-        now = snapshot(self._metrics.readings(), self._clock(), self._metrics.workers())
+        now = snapshot(self._metrics.readings(), self._clock(), self._metrics.worker_count())
         # A clock may be set back.
         if self._before is not None and now.at_s > self._before.at_s:
             self._log.append(now.at_s, orjson.dumps(point(self._before, now)))

@@ -1,4 +1,4 @@
-"""What may be fetched from where: pure."""
+"""Which URLs a model may come from: pure."""
 
 import ipaddress
 import re

@@ -75,6 +75,7 @@ def test_defaults_of_the_server():
         "torch_threads": None,
         "decode_threads": None,
         "otel_endpoint": None,
+        "fetch": {"hosts": (), "networks": (), "timeout_ms": 5000},
         "admin_token": None,
     }
 
@@ -634,8 +635,8 @@ def test_the_environment_fills_a_section_whose_keys_are_all_commented_out(read):
             "MODELS__0__BATCHING__MAX_BACH_SIZE",
             "models.0.batching.max_bach_size: unknown key; did you mean 'max_batch_size'?",
         ),
-        ("BIND", "bind: unknown key; known are server, models"),
-        ("CONFIG__SERVER", "config: unknown key; known are server, models"),
+        ("BIND", "bind: unknown key; known are server, models, endpoints"),
+        ("CONFIG__SERVER", "config: unknown key; known are server, models, endpoints"),
     ],
 )
 def test_an_unknown_variable_is_refused_with_the_nearest_key(refused, variable, line):

@@ -2,26 +2,46 @@
 
 import asyncio
 import importlib
+import io
+import json
 import re
 import sys
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from aiohttp import web
+from aiohttp import FormData, web
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
 from batchserve import errors
 from batchserve.app import ROUTES
-from batchserve.config import BatchingConfig, Config, ImageConfig, ModelConfig, ServerConfig
+from batchserve.config import (
+    BatchingConfig,
+    Config,
+    EndpointConfig,
+    FetchConfig,
+    ImageConfig,
+    ModelConfig,
+    ServerConfig,
+)
 from batchserve.metrics import Metrics
-from tests.conftest import ROOT
+from tests.conftest import ROOT, photo
 
+# By the headings of docs/configuration.md.
+SECTIONS: dict[str, type[BaseModel]] = {
+    "server": ServerConfig,
+    "fetch": FetchConfig,
+    "models": ModelConfig,
+    "image": ImageConfig,
+    "batching": BatchingConfig,
+    "endpoints": EndpointConfig,
+}
 DOCUMENTS = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
     *(ROOT / "docs").glob("*.md"),
@@ -43,9 +63,13 @@ def all_subclasses(kind: type[Any]) -> Iterator[type[Any]]:
         yield from all_subclasses(subclass)
 
 
-@pytest.mark.parametrize("section", [ServerConfig, ModelConfig, ImageConfig, BatchingConfig])
-def test_every_config_key_is_documented_with_its_default(section: type[BaseModel]):
-    documented = text_of("docs/configuration.md")
+@pytest.mark.parametrize(("heading", "section"), SECTIONS.items())
+def test_every_config_key_is_documented_with_its_default(heading: str, section: type[BaseModel]):
+    (documented,) = re.findall(
+        rf"^##+ {heading}\n(.*?)(?=^##+ |\Z)",
+        text_of("docs/configuration.md"),
+        flags=re.MULTILINE | re.DOTALL,
+    )
     for name, field in section.model_fields.items():
         row = re.search(rf"^\| `{name}` \| (.*?) \|", documented, flags=re.MULTILINE)
         assert row is not None, f"{section.__name__}.{name} is missing"
@@ -57,11 +81,8 @@ def test_every_config_key_is_documented_with_its_default(section: type[BaseModel
 
 
 def test_no_config_key_is_documented_that_does_not_exist():
-    known = {
-        name
-        for section in (Config, ServerConfig, ModelConfig, ImageConfig, BatchingConfig)
-        for name in section.model_fields
-    }
+    sections: list[type[BaseModel]] = [Config, *SECTIONS.values()]
+    known = {name for section in sections for name in section.model_fields}
     rows = re.findall(r"^\| `(\w+)` \|", text_of("docs/configuration.md"), flags=re.MULTILINE)
     assert set(rows) <= known
 
@@ -214,6 +235,52 @@ async def test_the_task_for_sequences_of_the_docs_works(serve, tmp_path: Path, m
     body = {"inputs": ["a", "ab", "", "a" * 100]}
     response = await client.post("/predict", json=body)
     assert (await response.json())["outputs"] == [97.0, 97.5, 0.0, 97.0]
+
+
+async def test_the_binary_client_of_the_docs_works(serve):
+    document = text_of("docs/http.md")
+    (program,) = fences(document, "python")
+    client = await serve(
+        name="double", source="tests.models:Double", input_shape=[2], server={"torch_threads": 1}
+    )
+    program = program.replace("http://127.0.0.1:8000", str(client.make_url("")).rstrip("/"))
+    printed = io.StringIO()
+
+    def run() -> None:
+        exec(program, {"print": partial(print, file=printed)})
+
+    await asyncio.to_thread(run)
+    assert f"```\n{printed.getvalue()}```" in document
+
+
+async def test_the_endpoint_of_the_docs_answers_as_shown(serve):
+    document = text_of("docs/endpoints.md")
+    (shown,) = fences(document, "yaml")
+    described = {**yaml.safe_load(shown), "server": {"torch_threads": 1}}
+    # Only a busy machine would take so long.
+    described["endpoints"][0]["slo_ms"] = 20_000
+    described["models"][0]["batching"] = {"max_batch_size": 1}
+    client = await serve(Config.model_validate(described))
+    answers = [json.loads(answer) for answer in fences(document, "json")]
+    coffee = photo("coffee")
+    for answer, timeout_ms in zip(answers, ("20000", "1"), strict=True):
+        form = FormData()
+        form.add_field("file", coffee, filename="coffee.png")
+        headers = {"X-Request-Timeout-Ms": timeout_ms}
+        response = await client.post("/photos/predict?top_k=1", data=form, headers=headers)
+        found = await response.json()
+        assert isinstance(found.pop("query_id"), int)
+        del answer["query_id"]
+        for one in (*found["output"], *answer["output"]):
+            one["score"] = pytest.approx(one["score"], abs=1e-4)
+        assert found == answer
+
+
+def test_the_fetching_of_the_docs_is_a_valid_config():
+    (shown,) = fences(text_of("docs/http.md"), "yaml")
+    fetch = ServerConfig.model_validate(yaml.safe_load(shown)["server"]).fetch
+    assert fetch.hosts == ("localhost:8001",)
+    assert [str(network) for network in fetch.networks] == ["127.0.0.0/8"]
 
 
 async def test_the_task_with_named_tensors_of_the_docs_works(serve, tmp_path: Path, monkeypatch):

@@ -29,7 +29,7 @@ BATCHING = [
     ["batching.configured"],
 ]
 LAYERS = [
-    ["errors", "memory", "signals", "lineage", "systemd", "urls"],
+    ["errors", "memory", "signals", "lineage", "systemd", "addresses", "urls"],
     ["importing", "leaving", "history", "samples"],
     ["config", "batch"],
     ["config_file", "history_log"],
@@ -55,6 +55,8 @@ HOMES = {
     "torch": ["tasks", "loading", "runners", "demo", "testing"],
     "torchvision": ["tasks", "loading"],
     "aiohttp": ["web", "app", "testing.serving"],
+    "yarl": ["web.fetch"],
+    "msgpack": ["web.formats"],
     "gunicorn": ["gunicorn_settings", "json_log"],
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations", "top.scrape"],
     "opentelemetry": ["otel"],

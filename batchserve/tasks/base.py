@@ -32,6 +32,8 @@ class Task(ABC):
         media_types: of a body that is one raw input; `image/*` stands for all images.
         inline_bytes: bodies below this size are decoded on the event loop, because a hand-over to
             a thread (about 100 µs) would cost more; 0: none is.
+        arrays: whether `decode` also takes numpy arrays of numbers, and an output row is a tensor,
+            so that binary forms can hold both.
         finite_rows: whether NaN or infinity in an answer is a failure, of that one item.
     """
 
@@ -40,7 +42,13 @@ class Task(ABC):
     Parameters: ClassVar[type[BaseModel]] = Parameters
     media_types: ClassVar[tuple[str, ...]] = ()
     inline_bytes: ClassVar[int] = 0
+    arrays: ClassVar[bool] = False
     finite_rows: ClassVar[bool] = False
+
+    @property
+    def input_dims(self) -> int | None:
+        """How many dimensions an input has as an array; None: that varies."""
+        return None
 
     @property
     def labels(self) -> Sequence[str] | None:

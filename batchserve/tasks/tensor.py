@@ -14,7 +14,7 @@ from batchserve.tasks.tensors import INPUT, VARIES, TensorSpec, datatype_of, hol
 
 
 class TensorTask(Task):
-    """A tensor as nested lists of numbers.
+    """A tensor as nested lists of numbers, or as a numpy array.
 
     Args:
         shape: of one item, -1 where a size varies; None: anything.
@@ -25,6 +25,7 @@ class TensorTask(Task):
     Output: ClassVar[Any] = Annotated[Any, Field(description="Nested lists of numbers.")]
     # 32 KiB are some 3,000 numbers, parsed and copied within 100 µs.
     inline_bytes: ClassVar[int] = 32 * 1024
+    arrays: ClassVar[bool] = True
 
     def __init__(self, shape: tuple[int, ...] | None = None, dtype: str = "float32") -> None:
         self.shape = shape
@@ -36,6 +37,10 @@ class TensorTask(Task):
             return cls(config.input_shape, config.input_dtype)
         told = input_of_program(module)
         return cls(*told) if told else cls(shape_of_first_linear(module))
+
+    @property
+    def input_dims(self) -> int | None:
+        return None if self.shape is None else len(self.shape)
 
     @property
     def fixed_shape(self) -> bool:

@@ -88,14 +88,14 @@ def specs_of(row: Any, *, fixed: bool) -> tuple[TensorSpec, ...]:
 
 
 def holds_text(data: Any) -> bool:
-    """Whether there is a string in nested lists.
+    """Whether there is a string, or bytes, in nested lists.
 
     numpy would make an array of it, and give each element the room of the longest.
     """
     if not isinstance(data, list):
-        return isinstance(data, str)
+        return isinstance(data, str | bytes)
     kinds = set(map(type, data))
-    return str in kinds or (list in kinds and any(map(holds_text, data)))
+    return bool(kinds & {str, bytes}) or (list in kinds and any(map(holds_text, data)))
 
 
 def are_items(payloads: Sequence[Any]) -> bool:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 import torch
 from pydantic import BaseModel, ValidationError
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from batchserve.errors import RequestError
 from batchserve.runners.nested import tensors_in
 from batchserve.testing.faults import Check, Sample, batch_hint, explained, names, shown
-from batchserve.web.body import parse_json
+from batchserve.web.formats import Json
 from batchserve.web.schema import schema_of
 
 # An item that shares its key with no other is its own company.
@@ -116,12 +117,18 @@ class InputCheck(Check):
             if not self.task.media_types:
                 self.fail("media_types", "is empty, so no client can send bytes; list their type")
             return payload
+        if isinstance(payload, np.ndarray):
+            if not self.task.arrays:
+                self.fail("arrays", "is False, so no client can send an array; set it to True")
+            received = payload.view()
+            received.flags.writeable = False
+            return received
         try:
             body = orjson.dumps({"input": payload})
         except TypeError:
             self.fail("Input", f"comes as JSON, which cannot hold {shown(payload)}")
-        (received,), _ = parse_json(body, self.task)
-        return received
+        (parsed,), _ = Json().parse(body, schema_of(type(self.task)).request, self.task)
+        return parsed
 
     def _sample(self, method: str, name: str, item: Any) -> Sample:
         if not isinstance(item, torch.Tensor) or item.device.type != "cpu":

@@ -23,8 +23,8 @@ def check_task(
 
     Args:
         task: to be checked.
-        payloads: inputs that it accepts: X of `{"input": X}`, or the bytes of a raw body. A few of
-            different lengths or sizes show most.
+        payloads: inputs that it accepts: X of `{"input": X}`, the bytes of a raw body, or a numpy
+            array. A few of different lengths or sizes show most.
         module: the model, or a small one that takes and returns the same shapes, in fp32 on the
             CPU; it is set to evaluation mode. None: nothing is checked beyond `collate`.
         refused: inputs that a client is to be told are wrong.

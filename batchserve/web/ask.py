@@ -1,7 +1,7 @@
 """Have a model answer a request, whatever protocol it came in."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ class Question:
         terms: where the body states them; None: those of the headers.
     """
 
-    payloads: list[Any]
+    payloads: Sequence[Any]
     size: int
     terms: Terms | None = None
 

@@ -12,12 +12,14 @@ from batchserve.model_stats import ModelStats
 from batchserve.records import RequestRecord
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
+from batchserve.web.fetch import Fetcher
 
 CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
 HISTORY = web.AppKey("history", HistoryLog)
+FETCHER = web.AppKey("fetcher", Fetcher)
 MODEL_STATS = web.AppKey("model_stats", ModelStats)
 TRACE = web.AppKey("trace", Trace)
 TRAFFIC = web.AppKey("traffic", Traffic)

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 from batchserve.errors import BadRequest, RequestError
 from batchserve.tasks.base import Task
 from batchserve.web.ask import Question, ask, find_model, headers_of, terms_of
-from batchserve.web.body import INLINE_JSON_BYTES, JSON, check_head
+from batchserve.web.body import INLINE_PARSE_BYTES, check_head
+from batchserve.web.formats import JSON
 from batchserve.web.instances import parsed, payload_of
 from batchserve.web.keys import POOL, REPOSITORY
 from batchserve.web.predict import read_parameters
@@ -59,7 +60,7 @@ async def predict(request: web.Request) -> web.Response:
         nonlocal parameters
         check_head(request)
         body = await request.read()
-        if len(body) < INLINE_JSON_BYTES:
+        if len(body) < INLINE_PARSE_BYTES:
             payloads, parameters = parse_predict(body, model.task)
         else:
             payloads, parameters = await pool.decode(parse_predict, body, model.task)

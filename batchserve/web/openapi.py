@@ -1,6 +1,8 @@
 """/openapi.json: the HTTP interface, from the pydantic models that validate it."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -8,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from batchserve import __version__
 from batchserve.batch import CloseReason, Priority
+from batchserve.config import EndpointConfig
 from batchserve.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -19,13 +22,14 @@ from batchserve.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from batchserve.repository import ModelRepository, ModelVersion
-from batchserve.web.body import JSON, MULTIPART, PART
+from batchserve.repository import ModelRepository
 from batchserve.web.dashboard import SINCE
 from batchserve.web.debug import LAST, MOST_ASKED
-from batchserve.web.keys import REPOSITORY
+from batchserve.web.formats import JSON
+from batchserve.web.keys import CONFIG, REPOSITORY
+from batchserve.web.openapi_predict import predict_paths, predict_schemas
 from batchserve.web.openapi_protocols import PROTOCOL_MODELS, Schemas, protocol_paths
-from batchserve.web.schema import ErrorBody, schema_of
+from batchserve.web.schema import ErrorBody
 from batchserve.web.terms import PRIORITY, TIMEOUT
 
 if TYPE_CHECKING:
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "#/components/schemas/{model}"
 ERRORS: dict[type[RequestError], str] = {
-    BadRequest: "Not JSON, not multipart, or a field missing or of the wrong type.",
+    BadRequest: "Not what the content type says, or a field missing or of the wrong type.",
     NotFound: "No such model or version.",
     TooLarge: "Body, image or number of inputs over the limit, which is named.",
     UnsupportedMedia: "A content type that is not read.",
@@ -72,76 +76,56 @@ SINCE_PARAMETER: dict[str, Any] = {
     "description": "Those after this time, in seconds since 1970; all ten minutes otherwise.",
     "schema": {"type": "number"},
 }
-BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+OF_A_BATCH: dict[str, Any] = {
+    "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
+    "X-Batch-Reason": {"schema": {"type": "string", "enum": list(CloseReason)}},
+    "Server-Timing": {"schema": {"type": "string"}},
+}
 
 
 async def openapi(request: web.Request) -> web.Response:
-    return web.json_response(document(request.app[REPOSITORY]))
+    return web.json_response(document(request.app[REPOSITORY], request.app[CONFIG].endpoints))
 
 
-def document(repository: ModelRepository) -> dict[str, Any]:
+def document(
+    repository: ModelRepository, endpoints: Sequence[EndpointConfig] = ()
+) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document for what is served now."""
     versions = [version for version in repository.versions if version.loaded]
     models: dict[type[BaseModel], None] = dict.fromkeys([ErrorBody, *PROTOCOL_MODELS])
-    for version in versions:
-        schema = schema_of(type(version.task))
+    for schema in predict_schemas(versions, endpoints):
         models |= {schema.request: None, schema.response: None}
     # pydantic tells apart what has the same name in two modules.
     references, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=REFERENCE
     )
     schemas = {model: references[model, "validation"] for model in models}
-
-    paths: dict[str, Any] = {}
-    for version in versions:
-        predict = _predict(version, schemas)
-        paths.setdefault("/predict", predict)
-        paths.setdefault(f"/models/{version.name}/predict", predict)
-        paths[f"/models/{version.name}/versions/{version.version}/predict"] = predict
+    responses = partial(_responses, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": "batchserve", "version": __version__},
         "paths": {
-            **paths,
-            **protocol_paths(versions, schemas, partial(_responses, schemas), HEADERS),
+            **predict_paths(versions, endpoints, schemas, responses, HEADERS),
+            **protocol_paths(versions, schemas, responses, HEADERS),
             **_operations(schemas[ErrorBody]),
         },
         "components": {"schemas": definitions["$defs"]},
     }
 
 
-def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
-    schema = schema_of(type(version.task))
-    content: dict[str, Any] = {JSON: {"schema": schemas[schema.request]}}
-    if version.task.media_types:
-        parts = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
-        form = {"type": "object", "required": [PART], "properties": {PART: parts}}
-        content[MULTIPART] = {"schema": form}
-        content |= dict.fromkeys(version.task.media_types, BINARY)
-    query = version.task.Parameters.model_json_schema().get("properties", {})
-    parameters = [
-        {"name": name, "in": "query", "schema": described} for name, described in query.items()
-    ]
-    return {
-        "post": {
-            "summary": f"Ask {version.name}, version {version.version}.",
-            "tags": ["predict"],
-            "parameters": [*parameters, *HEADERS],
-            "requestBody": {"required": True, "content": content},
-            "responses": _responses(schemas, {JSON: {"schema": schemas[schema.response]}}),
-        }
-    }
-
-
-def _responses(schemas: Schemas, content: dict[str, Any]) -> dict[str, Any]:
+def _responses(
+    schemas: Schemas,
+    content: dict[str, Any],
+    more_errors: Mapping[type[RequestError], str] = MappingProxyType({}),
+    *,
+    of_a_batch: bool = True,
+) -> dict[str, Any]:
     """Return what a model may answer: with this content, or with an error."""
     answer = {
-        "description": "The model's answer.",
+        "description": "The answer.",
         "headers": {
             "X-Request-Id": {"schema": {"type": "string"}},
-            "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
-            "X-Batch-Reason": {"schema": {"type": "string", "enum": list(CloseReason)}},
-            "Server-Timing": {"schema": {"type": "string"}},
+            **(OF_A_BATCH if of_a_batch else {}),
         },
         "content": content,
     }
@@ -150,7 +134,7 @@ def _responses(schemas: Schemas, content: dict[str, Any]) -> dict[str, Any]:
             "description": text,
             "content": {JSON: {"schema": schemas[ErrorBody]}},
         }
-        for error, text in ERRORS.items()
+        for error, text in {**ERRORS, **more_errors}.items()
     }
     return {"200": answer, **errors}
 

@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from batchserve.repository import ModelVersion
-from batchserve.web.body import JSON, MULTIPART
+from batchserve.web.body import MULTIPART
+from batchserve.web.formats import JSON
 from batchserve.web.instances import NAMES
 from batchserve.web.kserve_v1 import V1Request, V1Response
 from batchserve.web.schema import ErrorBody

@@ -8,6 +8,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from batchserve.repository import ModelVersion
 from batchserve.tasks.kinds import input_of
+from batchserve.web.body import media_types_of
+from batchserve.web.formats import formats_for, names_of
 from batchserve.web.keys import METRICS, REPOSITORY
 
 
@@ -37,6 +39,8 @@ def describe(version: ModelVersion) -> dict[str, Any]:
     }
     if version.loaded:
         described["input"] = input_of(version.task)
+        described["takes"] = list(media_types_of(version.task))
+        described["gives"] = list(names_of(formats_for(version.task)))
         described["device"] = version.device
         described["max_batch_size"] = version.max_batch_size
         described["runner"] = version.batcher.runner.name

@@ -15,7 +15,8 @@ from batchserve.tasks.base import Task
 from batchserve.tasks.image_classification import ImageClassification
 from batchserve.tasks.payloads import from_bytes
 from batchserve.web.ask import Question, ask, find_model, headers_of, terms_of
-from batchserve.web.body import INLINE_JSON_BYTES, JSON, MULTIPART, Part, check_head, read_parts
+from batchserve.web.body import INLINE_PARSE_BYTES, MULTIPART, Part, check_head, read_parts
+from batchserve.web.formats import JSON
 from batchserve.web.instances import NAMES, parsed, payload_of
 from batchserve.web.keys import POOL
 from batchserve.web.predict import read_parameters
@@ -67,7 +68,7 @@ async def _read(request: web.Request, task: Task) -> Question:
         # curl -T states no type, and aiohttp takes that for a file.
         data = await request.read()
         parts, size = [Part(data, request.content_type)], len(data)
-    if size < INLINE_JSON_BYTES:
+    if size < INLINE_PARSE_BYTES:
         payloads = _payloads(task, parts)
     else:
         payloads = await request.app[POOL].decode(_payloads, task, parts)

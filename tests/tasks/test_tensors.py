@@ -67,6 +67,8 @@ def test_datatypes_and_dtypes_are_one_to_one():
     [
         ("text", True),
         (["text"], True),
+        (b"bytes", True),
+        ([1, [2, b"bytes"]], True),
         ([1, [2, [3, "text"]]], True),
         ([[1], [], [2.5, None, {}]], False),
         (1, False),

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel
@@ -76,6 +77,23 @@ def test_the_built_in_tasks_pass():
 
 def test_without_a_module_it_goes_as_far_as_collate():
     assert check_task(Letters(), PAYLOADS) == []
+
+
+def test_arrays_are_arrays_that_cannot_be_written_to():
+    class Changes(TensorTask):
+        def decode(self, payload: Any) -> Tensor:
+            if isinstance(payload, np.ndarray):
+                payload *= 2
+            return super().decode(payload)
+
+    numbers = np.arange(10, dtype=np.float32)
+    assert (
+        check_task(TensorTask(), [numbers, numbers.tolist()], tiny())
+        == [pytest.approx(tiny()(torch.from_numpy(numbers)[None])[0].tolist(), rel=1e-5)] * 2
+    )
+    with pytest.raises(AssertionError, match="decode raises ValueError"):
+        check_task(Changes(), [numbers], tiny())
+    assert numbers.flags.writeable
 
 
 def test_raw_bodies_are_bytes():
@@ -315,6 +333,7 @@ def test_an_item_without_company_is_its_own():
         (["one", ""], [], r"decode refuses payloads\[1\], '': the text is empty"),
         ([7], [], r"decode refuses payloads\[0\], 7: input: Input should be a valid string"),
         ([b"one"], [], "media_types is empty, so no client can send bytes; list their type"),
+        ([np.zeros(1)], [], "arrays is False, so no client can send an array; set it to True"),
         ([{1, 2}], [], "Input comes as JSON, which cannot hold {1, 2}"),
         ([], ["one"], "decode accepts 'one', which is listed as refused"),
         ([], [b"one"], "media_types is empty"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from batchserve.config import Config
-from batchserve.web.body import INLINE_JSON_BYTES
+from batchserve.web.body import INLINE_PARSE_BYTES
 from batchserve.web.keys import REPOSITORY
 from tests.conftest import photo
 from tests.web.clients import Client
@@ -85,7 +85,7 @@ async def test_what_others_send_beside_the_instances_passes(serve):
 async def test_large_bodies_are_parsed_beside_the_loop(serve):
     client = await serve(MODELS)
     x = [[0.5] * 1000] * 50
-    assert len(str(x)) > INLINE_JSON_BYTES
+    assert len(str(x)) > INLINE_PARSE_BYTES
     assert await predictions(client, DOUBLE, {"instances": x}) == [[1.0] * 1000] * 50
 
 

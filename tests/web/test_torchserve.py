@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from batchserve.config import Config
-from batchserve.web.body import INLINE_JSON_BYTES
+from batchserve.web.body import INLINE_PARSE_BYTES
 from tests.conftest import photo
 from tests.web.clients import Client
 from tests.web.v2.models import Characters
@@ -143,7 +143,7 @@ async def test_a_text_is_answered_bare(serve):
 async def test_large_bodies_are_parsed_beside_the_loop(serve):
     client = await serve(MODELS)
     x = [0.5] * 50_000
-    assert len(json.dumps(x)) > INLINE_JSON_BYTES
+    assert len(json.dumps(x)) > INLINE_PARSE_BYTES
     assert await output(client, "/predictions/double", json=x) == [1.0] * 50_000
 
 

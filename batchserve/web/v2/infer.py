@@ -11,7 +11,7 @@ from batchserve.inference import Answer
 from batchserve.repository import ModelVersion
 from batchserve.tasks.tensors import named_arrays
 from batchserve.web.ask import ask, find_model, headers_of, terms_of
-from batchserve.web.body import JSON
+from batchserve.web.formats import JSON
 from batchserve.web.keys import POOL
 from batchserve.web.v2.request import HEADER_LENGTH, InferQuestion, read_infer
 from batchserve.web.v2.response import encode_infer
