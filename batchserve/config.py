@@ -21,6 +21,10 @@ from pydantic import (
 
 from batchserve.addresses import AllowedHosts
 from batchserve.cores import usable_cores
+from batchserve.urls import is_safe, is_url, shown
+
+# What is imported; with a slash, or a dot after the colon, it is a path.
+IMPORTED = re.compile(r"[^/:]*:[^/:.]*")
 
 
 class Section(BaseModel):
@@ -187,8 +191,20 @@ def _beside_the_config(path: str, info: ValidationInfo) -> str:
     return str(folder / Path(path).expanduser())
 
 
+def is_path(source: str) -> bool:
+    """Whether a source is a file, here or at a URL, and no name to import."""
+    return IMPORTED.fullmatch(source) is None
+
+
 def _resolve_source(source: str, info: ValidationInfo) -> str:
-    return source if ":" in source else _beside_the_config(source, info)
+    if is_url(source) and not is_safe(source):
+        raise ValueError(
+            f"{shown(source)} is no safe place for a model: write https://…, or fetch the file and "
+            f"write its path"
+        )
+    if is_url(source) or not is_path(source):
+        return source
+    return _beside_the_config(source, info)
 
 
 def _resolve_weights(weights: str, info: ValidationInfo) -> str:
@@ -211,6 +227,10 @@ def _text(version: Any) -> Any:
     return str(version) if is_number else version
 
 
+def _lower(digest: Any) -> Any:
+    return digest.lower() if isinstance(digest, str) else digest
+
+
 def _names(labels: Any) -> Any:
     # Before the union, which would name keys that do not exist: labels.str, labels.list[str].
     if not (labels is None or isinstance(labels, str | list)):
@@ -224,7 +244,13 @@ class ModelConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     source: str = Field(
         min_length=1,
-        description="torchvision:NAME, package.module:callable, or the path of a .pt or .pth file.",
+        description="torchvision:NAME, package.module:callable, or a file: its path, or https://…",
+    )
+    entry: str | None = Field(
+        None, description="For a zip of a project: module:callable, which makes the model."
+    )
+    sha256: Annotated[str | None, BeforeValidator(_lower)] = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Of the file; another one is not served."
     )
     architecture: str | None = Field(
         None, description="For a state_dict: torchvision:NAME or package.module:callable."
@@ -233,7 +259,9 @@ class ModelConfig(Section):
         None, description="For torchvision: DEFAULT or another name, a path, or null for random."
     )
     trust: bool = Field(
-        False, description="Unpickle a whole module, which can run any code that the file holds."
+        False,
+        description="Load a pickled module, a torch.export program or an AOTInductor package, "
+        "which can run any code that the file holds.",
     )
     version: Annotated[str, BeforeValidator(_text)] = Field(
         "1", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -258,6 +286,9 @@ class ModelConfig(Section):
     )
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    quantize: Literal["int8-dynamic", "int8-weight-only"] | None = Field(
+        None, description="Linear layers in int8; answers differ a little, as check reports."
+    )
     compile: bool = False
     reproducible: bool = Field(
         False,
@@ -296,6 +327,22 @@ class ModelConfig(Section):
             raise ValueError(f"write torchvision:{architecture} or package.module:{architecture}")
         return architecture
 
+    @field_validator("entry")
+    @classmethod
+    def _entry_is_imported(cls, entry: str | None) -> str | None:
+        if entry is not None and not re.fullmatch(r"(?!.*\.py:)\w+(\.\w+)*:\w+", entry):
+            raise ValueError("write module:callable, as in model:build for build in model.py")
+        return entry
+
+    @model_validator(mode="after")
+    def _only_files_have_these(self) -> "ModelConfig":
+        for key in ("sha256", "entry"):
+            if getattr(self, key) is not None and not is_path(self.source):
+                raise ValueError(
+                    f"{key} is of a file, and source {self.source!r} is none; leave it out"
+                )
+        return self
+
     @field_validator("source")
     @classmethod
     def _source_path(cls, source: str, info: ValidationInfo) -> str:
@@ -304,6 +351,10 @@ class ModelConfig(Section):
     @field_validator("weights")
     @classmethod
     def _weights_path(cls, weights: str | None, info: ValidationInfo) -> str | None:
+        if weights is not None and is_url(weights):
+            raise ValueError(
+                "a URL goes into source, and what its weights belong in into architecture"
+            )
         return None if weights is None else _resolve_weights(weights, info)
 
     @field_validator("labels")

@@ -13,13 +13,14 @@ from batchserve.batching.batcher import Batcher
 from batchserve.batching.configured import scheduler_for
 from batchserve.config import ModelConfig
 from batchserve.errors import Draining, LoadError, NotFound, NotReady
-from batchserve.loading import DTYPES, load_module, pick_device, place_module
+from batchserve.loading import DTYPES, largest_batch, load_module, pick_device, place_module
 from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import is_reproducible
 from batchserve.runners.warmup import MOST, choose_runner, warm_up
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
 from batchserve.tasks.tensors import TensorSpec, specs_of
+from batchserve.urls import shown
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,7 @@ class ModelVersion:
         self.name = config.name
         self.version = config.version
         self.state = State.LOADING
+        self._most = MOST
 
     @property
     def ready(self) -> bool:
@@ -104,7 +106,7 @@ class ModelVersion:
         if self.forward_s:
             return max(self.forward_s)
         batching = self.config.batching
-        return batching.max_batch_size or min(UNMEASURED, batching.max_queue_size)
+        return batching.max_batch_size or min(UNMEASURED, batching.max_queue_size, self._most)
 
     @property
     def summary(self) -> str:
@@ -150,6 +152,7 @@ class ModelVersion:
 
     def _load(self) -> Forward:
         module = load_module(self.config)
+        self._most = largest_batch(module) or MOST
         self.task = build_task(self.config, module)
         device = pick_device(self.config.device)
         self.device = str(device)
@@ -165,7 +168,7 @@ class ModelVersion:
             self._do_without_example()
             return {}
         batching = self.config.batching
-        most = min(MOST, batching.max_queue_size)
+        most = min(self._most, batching.max_queue_size)
         try:
             seconds = warm_up(forward, example, batching.max_batch_size, self._log_size, most)
             self._try_encoding(forward([example])[0])
@@ -301,7 +304,9 @@ class ModelRepository:
         """
         for version in self.versions:
             started_s = time.monotonic()
-            logger.info("%s:%s loading %s", version.name, version.version, version.config.source)
+            logger.info(
+                "%s:%s loading %s", version.name, version.version, shown(version.config.source)
+            )
             await version.load(self._on_batch, self._on_fault)
             logger.info(
                 "%s:%s ready after %.1f s",

@@ -1,16 +1,19 @@
 """The documents are complete, and what they show is so."""
 
 import asyncio
+import importlib
 import io
 import json
 import re
 import sys
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from aiohttp import FormData, web
 from prometheus_client.parser import text_string_to_metric_families
@@ -143,6 +146,64 @@ def test_the_readmes_config_is_valid_and_its_commands_exist(tmp_path: Path):
     made = [line.split()[1] for line in commands if line.startswith("make ")]
     assert made == ["serve", "test"]
     assert set(made) <= set(targets)
+
+
+class Example:
+    """A section of docs/models.md: how to save the model, and how to serve it."""
+
+    def __init__(self, heading: str, place: int = 0) -> None:
+        self.heading = heading
+        sections = re.split(r"^## ", text_of("docs/models.md"), flags=re.MULTILINE)
+        (text,) = (section for section in sections if section.startswith(f"{heading}\n"))
+        self.saving = [*fences(text, "python"), ""][place]
+        self.served = yaml.safe_load(fences(text, "yaml")[place])
+
+    def save(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+        """Do what the section says, in a folder, and return the model that it saves."""
+        (net,) = (
+            part for part in fences(text_of("docs/models.md"), "python") if "# net.py" in part
+        )
+        (folder / "net.py").write_text(net, encoding="utf-8")
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.delitem(sys.modules, "net", raising=False)
+        model: torch.nn.Module = importlib.import_module("net").Net().eval()
+        exec(Example("Weights").saving, {"torch": torch, "model": model})
+        if self.heading.startswith("A zip"):
+            (folder / "model.py").write_text(self.saving, encoding="utf-8")
+            (folder / "net.pt").rename("weights.pt")
+            with zipfile.ZipFile("project.zip", "w") as archive:
+                for name in ("net.py", "model.py", "weights.pt"):
+                    archive.write(name)
+        else:
+            exec(self.saving, {"torch": torch, "model": model})
+        return model
+
+
+EXAMPLES = [
+    Example("Weights"),
+    Example("Weights", 1),
+    Example("TorchScript"),
+    Example("Programs of torch.export"),
+    Example("Whole modules"),
+    Example("A zip of a project"),
+    Example("Quantising"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.heading)
+async def test_each_way_to_serve_a_model_of_the_docs_works(
+    serve, tmp_path: Path, monkeypatch, example: Example
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = await asyncio.to_thread(example.save, tmp_path, monkeypatch)
+    client = await serve(Config.model_validate(example.served, context={"folder": tmp_path}))
+    batch = torch.randn(3, 3, 8, 8)
+    response = await client.post("/predict", json={"inputs": batch.tolist()})
+    outputs = torch.tensor((await response.json())["outputs"])
+    tolerance = 0.02 if example.heading == "Quantising" else 1e-5
+    torch.testing.assert_close(outputs, model(batch), rtol=0, atol=tolerance)
 
 
 async def test_the_task_of_the_docs_works(serve, configure, tmp_path: Path, monkeypatch):

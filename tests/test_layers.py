@@ -29,7 +29,10 @@ BATCHING = [
     ["batching.configured"],
 ]
 LAYERS = [
-    ["errors", "memory", "signals", "lineage", "systemd", "addresses", "quantiles", "cores"],
+    [
+        *("errors", "memory", "signals", "lineage", "systemd"),
+        *("addresses", "quantiles", "cores", "urls"),
+    ],
     ["importing", "leaving", "history", "samples"],
     ["config", "batch"],
     ["config_file", "history_log"],
@@ -62,6 +65,10 @@ HOMES = {
     "opentelemetry": ["otel"],
     "yaml": ["config_file"],
     "PIL": ["tasks", "demo", "samples"],
+    "requests": ["loading"],
+    "safetensors": ["loading"],
+    "dill": ["loading"],
+    "torchao": ["loading"],
     "typer": ["cli", "simulation.command", "top.command"],
     "matplotlib": ["simulation.plot"],
 }

@@ -64,10 +64,10 @@ def warm_up(
         OutOfMemory: the memory does not even suffice for the smallest.
     """
     if forward.pad_to is not None:
-        took_s = _seconds_of_pass(forward, [example] * forward.pad_to)
+        took_s = seconds_of_pass(forward, [example] * forward.pad_to)
         on_size(forward.pad_to, took_s)
         return {1: took_s, forward.pad_to: took_s}
-    usual = min(max_batch_size or USUAL, USUAL)
+    usual = min(max_batch_size or USUAL, USUAL, most)
     with suppress(OutOfMemory):
         forward.threads = choose_threads(forward, [example] * usual)
     if max_batch_size is None:
@@ -91,7 +91,7 @@ def _search(
         if disappoints(seconds):
             # It may have been the machine, which had something else to do meanwhile.
             for last in list(seconds)[-DISAPPOINTMENTS - 1 :]:
-                seconds[last] = min(seconds[last], _seconds_of_pass(forward, [example] * last))
+                seconds[last] = min(seconds[last], seconds_of_pass(forward, [example] * last))
             if disappoints(seconds):
                 break
     largest = max(largest_that_pays(seconds), LEAST)
@@ -122,7 +122,7 @@ def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tu
     """Yield sizes with the seconds of a pass, as far as the memory suffices."""
     for size in _sizes(most):
         try:
-            took_s = _seconds_of_pass(forward, [example] * size)
+            took_s = seconds_of_pass(forward, [example] * size)
         except OutOfMemory:
             if size == 1:
                 raise
@@ -130,8 +130,8 @@ def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tu
         yield size, took_s
 
 
-def _seconds_of_pass(forward: Forward, items: Sequence[torch.Tensor]) -> float:
-    # The shortest of a few: whatever else the machine does, or is done once only, adds to it.
+def seconds_of_pass(forward: Forward, items: Sequence[torch.Tensor]) -> float:
+    """Return the shortest of a few passes: whatever else the machine does adds to the others."""
     first_s = _timed(forward, items)
     passes = [_timed(forward, items)]
     while len(passes) < TIMED_PASSES and sum(passes) < TIMED_S:

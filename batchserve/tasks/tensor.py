@@ -35,7 +35,8 @@ class TensorTask(Task):
     def from_config(cls, config: ModelConfig, module: torch.nn.Module) -> Self:
         if config.input_shape is not None or config.input_dtype != "float32":
             return cls(config.input_shape, config.input_dtype)
-        return cls(shape_of_first_linear(module))
+        told = input_of_program(module)
+        return cls(*told) if told else cls(shape_of_first_linear(module))
 
     @property
     def input_dims(self) -> int | None:
@@ -110,6 +111,16 @@ class TensorTask(Task):
         if self.shape is None:
             return kind
         return f"{kind} of shape {[VARIES, *self.shape] if rows else [*self.shape]}"
+
+
+def input_of_program(module: torch.nn.Module) -> tuple[tuple[int, ...], str] | None:
+    """Return shape and dtype of one item, if the module is a program that tells of one input."""
+    inputs: Any = getattr(module, "program_inputs", ())
+    if len(inputs) != 1:
+        return None
+    dtype = inputs[0].dtype
+    name = "float32" if dtype.is_floating_point else str(dtype).removeprefix("torch.")
+    return inputs[0].item_shape, name
 
 
 def shape_of_first_linear(module: torch.nn.Module) -> tuple[int, ...] | None:

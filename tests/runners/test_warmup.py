@@ -144,7 +144,7 @@ def test_what_a_busy_machine_has_spoilt_is_measured_again(monkeypatch):
         measured.append(size)
         return 1.0 if size in (2, 4) and measured.count(size) == 1 else 0.01
 
-    monkeypatch.setattr("batchserve.runners.warmup._seconds_of_pass", seconds_of_pass)
+    monkeypatch.setattr("batchserve.runners.warmup.seconds_of_pass", seconds_of_pass)
     assert max(warm_up(forward_of(Recording()), EXAMPLE, None, most=16)) == 16
     assert measured == [1, 2, 4, 1, 2, 4, 8, 16]
 

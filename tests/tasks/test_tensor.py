@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from batchserve.config import ModelConfig
 from batchserve.errors import InvalidInput
+from batchserve.loading.program import Input
 from batchserve.tasks.base import Parameters
 from batchserve.tasks.tensor import TensorTask, shape_of_first_linear
 from batchserve.tasks.tensors import TensorSpec
@@ -257,6 +258,32 @@ def test_the_shape_is_found_out_from_the_module():
 def test_what_the_config_says_is_not_guessed(keys, shape, dtype):
     task = _from_config(tiny(), **keys)
     assert (task.shape, task.dtype.name) == (shape, dtype)
+
+
+class Program(nn.Module):
+    """Tells what it takes, as programs do."""
+
+    def __init__(self, *inputs: tuple[torch.dtype, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.program_inputs = [Input(dtype, 1, None, shape) for dtype, shape in inputs]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.float32, "float32"), (torch.bfloat16, "float32"), (torch.int64, "int64")],
+)
+def test_a_program_tells_shape_and_dtype(dtype, name):
+    task = _from_config(Program((dtype, (3, -1))))
+    assert (task.shape, task.dtype.name) == ((3, -1), name)
+
+
+def test_a_program_with_several_inputs_tells_nothing():
+    assert _from_config(Program((torch.int64, (3,)), (torch.int64, (3,)))).shape is None
+
+
+def test_what_the_config_says_of_a_program_is_not_guessed():
+    task = _from_config(Program((torch.float32, (3, -1))), input_shape=(3, 8))
+    assert task.shape == (3, 8)
 
 
 # The shape of the first Linear
