@@ -13,7 +13,7 @@ def used(metrics: Metrics, model: str = "m", *, requests: int = 0, code: int = 2
 
 
 def between(before: Metrics, change: Any, seconds: float = 2.0, workers: int = 1) -> Any:
-    before.workers.set(workers)
+    before.serving.set(workers)
     first = snapshot(before.readings(), 100.0)
     change(before)
     return point(first, snapshot(before.readings(), 100.0 + seconds))
