@@ -94,8 +94,16 @@ def holds_text(data: Any) -> bool:
     """
     if not isinstance(data, list):
         return isinstance(data, str | bytes)
-    kinds = set(map(type, data))
-    return bool(kinds & {str, bytes}) or (list in kinds and any(map(holds_text, data)))
+    lists = [data]
+    # Not one in another: MessagePack is nested deeper than Python's stack.
+    while lists:
+        inner = lists.pop()
+        kinds = set(map(type, inner))
+        if kinds & {str, bytes}:
+            return True
+        if list in kinds:
+            lists.extend(part for part in inner if isinstance(part, list))
+    return False
 
 
 def are_items(payloads: Sequence[Any]) -> bool:
