@@ -13,12 +13,13 @@ from typing import Any
 
 from aiohttp import web
 
-from batchserve import signals
+from batchserve import signals, systemd
 from batchserve.batch import Batch, Fault
 from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
 from batchserve.decoding import CodecPool
 from batchserve.errors import StartupError
+from batchserve.greeting import greeting
 from batchserve.leaving import Leaving, Traffic
 from batchserve.lineage import LINEAGE
 from batchserve.loading import use_threads
@@ -26,7 +27,7 @@ from batchserve.metrics import MULTIPROC_DIR, Metrics
 from batchserve.model_stats import ModelStats
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
-from batchserve.web import debug, health, kserve_v1, operations, page, torchserve
+from batchserve.web import dashboard, debug, health, kserve_v1, operations, page, torchserve
 from batchserve.web.access_log import AccessLog
 from batchserve.web.door import SHORTEST_S, Door
 from batchserve.web.endpoints import Endpoint
@@ -41,9 +42,11 @@ from batchserve.web.keys import (
     TRACE,
     TRAFFIC,
 )
+from batchserve.web.line_buffer import LineBuffer
 from batchserve.web.middleware import answer_errors, see_off
 from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
+from batchserve.web.tracing import make_tracer, trace_with
 from batchserve.web.v2 import metadata, statistics
 from batchserve.web.v2.infer import infer
 
@@ -91,8 +94,12 @@ ROUTES = [
     web.get("/debug/batches", debug.show_batches),
     web.get("/openapi.json", openapi),
     web.get("/docs", page.docs),
+    web.get("/docs/static/{name}", page.docs_asset),
     web.get("/", page.index),
-    web.get("/docs/static/{name}", page.asset),
+    web.get("/dashboard", page.dashboard),
+    web.get("/dashboard/data", dashboard.show_history),
+    web.get("/static/{name}", page.asset),
+    web.get("/samples/{name}", page.sample),
 ]
 
 # Gunicorn's code for a worker that cannot start: the master stops instead of trying for ever.
@@ -114,14 +121,13 @@ async def create_app() -> web.AppRunner:
         sys.path.insert(0, str(config_path(os.environ).resolve().parent))
         app = await build_app(config)
     except StartupError as error:
-        logger.error("the server cannot start.\n%s", error)  # noqa: TRY400 - no traceback for users
+        if LINEAGE.ever_ready or LINEAGE.claim_end():
+            logger.error("cannot start: %s", error)  # noqa: TRY400 - no traceback for users
         raise SystemExit(WORKER_BOOT_ERROR) from None
     door = _open_later(app, config)
     signals.let_through()
     for version in app[REPOSITORY].versions:
         logger.info("%s", version.summary)
-    if not config.server.bind.startswith("unix:"):
-        logger.info("how to call it: http://%s/", config.server.bind)
     return door
 
 
@@ -131,6 +137,7 @@ async def build_app(config: Config) -> web.Application:
     Raises:
         LoadError: a model cannot be loaded.
     """
+    tracer = await asyncio.to_thread(make_tracer, config.server.otel_endpoint, os.environ)
     use_threads(config.server.threads_of_forward)
     metrics, trace = Metrics(), Trace()
     shared = os.environ.get(MULTIPROC_DIR)
@@ -165,24 +172,30 @@ async def build_app(config: Config) -> web.Application:
         app.router.add_post(endpoint.path, Endpoint(endpoint, config.models).answer)
     app.cleanup_ctx.extend(
         [
-            *(_decoding, _fetching, _models),
+            *(_decoding, _fetching, _models, dashboard.history),
             *(_meanwhile(_sample_gauges), _meanwhile(_share_model_stats)),
         ]
     )
     app.on_shutdown.append(_drain)
+    if tracer is not None:
+        app.middlewares.insert(0, trace_with(tracer))
+        app.cleanup_ctx.append(_meanwhile(lambda _app: tracer.run()))
+        app.on_cleanup.append(lambda _app: tracer.close())
     return app
 
 
 def _open_later(app: web.Application, config: Config) -> Door:
     """Return what will accept connections, and leave without losing a request."""
     server, traffic = config.server, app[TRAFFIC]
+    lines = LineBuffer(logging.getLogger("gunicorn.access"))
     door = Door(
         app,
         # A client who hangs up takes its items out of the queue.
         handler_cancellation=True,
         shutdown_timeout=max(SHORTEST_S, server.drain_seconds),
         access_log_class=AccessLog,
-        access_log=logging.getLogger("gunicorn.access") if server.accesslog else None,
+        access_log=lines if server.accesslog else None,
+        access_log_format=server.log_format,
         logger=logger,
     )
     leaving = Leaving(traffic, LINEAGE, door, server.grace_seconds, server.drain_seconds)
@@ -191,11 +204,16 @@ def _open_later(app: web.Application, config: Config) -> Door:
     async def attend(app: web.Application) -> None:
         await door.opened()
         LINEAGE.announce_ready()
+        systemd.announce_ready(f"serving {', '.join(v.name for v in app[REPOSITORY].versions)}")
+        if LINEAGE.first:
+            for line in greeting(server, app[REPOSITORY].versions, door.addresses):
+                logger.info("%s", line)
         while not (lost := app[REPOSITORY].lost):  # noqa: ASYNC110 - a plain attribute tells
             await asyncio.sleep(LOOK_SECONDS)
         leaving.replace_worker(lost)
 
     app.cleanup_ctx.append(_meanwhile(attend))
+    app.on_cleanup.append(lambda _app: lines.close())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.step_down)
     return door
 
@@ -224,10 +242,13 @@ async def _drain(app: web.Application) -> None:
 
 async def _sample_gauges(app: web.Application) -> None:
     """Sample the gauges, off the path of requests."""
+    metrics = app[METRICS]
+    metrics.workers.set(1)
     while True:
         for version in app[REPOSITORY].versions:
+            metrics.introduce(version.name, version.version, version.config.slo_ms)
             batcher = version.batcher
-            app[METRICS].sample(
+            metrics.sample(
                 *(version.name, version.version, batcher.queued, batcher.in_flight),
                 batcher.scheduler.backlog_s(batcher.clock()),
             )

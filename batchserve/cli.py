@@ -1,4 +1,4 @@
-"""The commands: `batchserve serve`, `batchserve check` and `batchserve simulate`."""
+"""The commands: `batchserve serve`, `check`, `simulate`, `top` and `version`."""
 
 import asyncio
 import os
@@ -16,6 +16,7 @@ from batchserve.config_file import DEFAULT_CONFIG, ENV_CONFIG, ENV_PREFIX, read_
 from batchserve.errors import StartupError
 from batchserve.memory import use_huge_pages
 from batchserve.simulation.command import simulate
+from batchserve.top.command import top
 
 main = typer.Typer(
     no_args_is_help=True,
@@ -59,6 +60,7 @@ def check(config: ConfigArgument = Path(DEFAULT_CONFIG)) -> None:
 
 
 main.command()(simulate)
+main.command()(top)
 
 
 @main.command()

@@ -69,6 +69,7 @@ class ServerConfig(Section):
     workers: int = Field(1, ge=1, description="Processes, each with the models of its own.")
     accesslog: str | None = Field("-", description="'-' is standard output; a path; or null.")
     errorlog: str = Field("-", description="'-' is standard error, or a path.")
+    log_format: Literal["text", "json"] = Field("text", description="Of both logs: lines, or JSON.")
     max_body_mb: float = Field(16, gt=0, description="A larger request body gets 413.")
     default_timeout_ms: float = Field(
         30_000, gt=0, description="An answer by then, or 504; a request may name its own."
@@ -90,6 +91,11 @@ class ServerConfig(Section):
     )
     decode_threads: int | None = Field(
         None, ge=1, description="Per worker, for decoding inputs; null: cores ÷ workers."
+    )
+    otel_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Send traces to this OpenTelemetry collector; null: as OTEL_… say.",
     )
     fetch: FetchConfig = FetchConfig()
     admin_token: None = Field(None, description="Reserved: there is no administration yet.")
@@ -327,6 +333,7 @@ OUR_PATHS = frozenset(
     {
         *("predict", "models", "predictions", "v1", "v2", "admin"),
         *("livez", "readyz", "healthz", "ping", "metrics", "debug", "openapi.json", "docs"),
+        *("dashboard", "static", "samples"),
     }
 )
 

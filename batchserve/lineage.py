@@ -4,8 +4,8 @@ import mmap
 import struct
 import sys
 
-# Where what is in the shared memory: a number, two flags, and a flag for each generation.
-NEWEST, STOPPING, EVER_READY, READY = 0, 8, 9, 16
+# Where what is in the shared memory: a number, three flags, and a flag for each generation.
+NEWEST, STOPPING, EVER_READY, ENDING, READY = 0, 8, 9, 10, 16
 GENERATIONS = 1024
 
 
@@ -18,11 +18,14 @@ class Lineage:
     Attributes:
         generation: of this process; a worker inherits its master's.
         max_requests: after which this worker shall be replaced.
+        first: whether this worker is the first that the server has forked.
     """
 
     def __init__(self) -> None:
         self.generation = 0
         self.max_requests = sys.maxsize
+        self.first = False
+        self._ends = False
         self._shared = mmap.mmap(-1, READY + GENERATIONS)
 
     # What the master calls.
@@ -43,6 +46,16 @@ class Lineage:
         """A worker of this generation accepts connections."""
         self._shared[_ready(self.generation)] = 1
         self._shared[EVER_READY] = 1
+
+    def claim_end(self) -> bool:
+        """Return whether this worker, which cannot start, is the first, and so ends the server.
+
+        Gunicorn's master stumbles over a second one that wants to.
+        """
+        if not self._shared[ENDING]:
+            self._shared[ENDING] = 1
+            self._ends = True
+        return self._ends
 
     @property
     def superseded(self) -> bool:

@@ -65,6 +65,7 @@ def test_defaults_of_the_server():
         "workers": 1,
         "accesslog": "-",
         "errorlog": "-",
+        "log_format": "text",
         "max_body_mb": 16,
         "default_timeout_ms": 30_000,
         "drain_seconds": 10,
@@ -73,6 +74,7 @@ def test_defaults_of_the_server():
         "hang_seconds": 60,
         "torch_threads": None,
         "decode_threads": None,
+        "otel_endpoint": None,
         "fetch": {"hosts": (), "networks": (), "timeout_ms": 5000},
         "admin_token": None,
     }

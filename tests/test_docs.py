@@ -126,6 +126,13 @@ def test_links_between_documents_lead_somewhere(document: Path):
         assert (document.parent / link).exists(), link
 
 
+def test_pictures_are_small_enough_to_be_kept_in_git():
+    pictures = [*(ROOT / "docs" / "images").iterdir()]
+    assert pictures
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000, picture.name
+
+
 def test_the_readmes_config_is_valid_and_its_commands_exist(tmp_path: Path):
     readme = text_of("README.md")
     (shown,) = fences(readme, "yaml")

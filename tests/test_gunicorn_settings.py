@@ -1,6 +1,7 @@
 """What Gunicorn is told, and what its master refuses."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from batchserve.gunicorn_settings import (
     MULTIPROC_DIR,
     WORKER_CLASS,
     gunicorn_settings,
+    refuse_address,
     refuse_preload_with_cuda,
 )
 
@@ -80,3 +82,29 @@ def test_preloading_is_refused_where_a_worker_will_use_cuda(configure, device, h
             refuse_preload_with_cuda(config, has_driver=has_driver)
     else:
         refuse_preload_with_cuda(config, has_driver=has_driver)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_an_address_in_use_is_refused(tmp_path, family):
+    path = str(tmp_path / "x.sock")
+    with socket.socket(family) as taken:
+        taken.bind(path if family is socket.AF_UNIX else ("127.0.0.1", 0))
+        taken.listen()
+        bind = f"unix:{path}" if family is socket.AF_UNIX else f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartupError, match="is in use; stop the server there"):
+            refuse_address(bind)
+    # What is left behind is in nobody's use.
+    refuse_address(bind)
+
+
+@pytest.mark.parametrize(
+    ("bind", "message"),
+    [
+        ("127.0.0.256:80", "cannot be bound"),
+        ("unix:/nowhere/x.sock", "there is no folder /nowhere; make it"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_refused_in_a_line(bind, message):
+    with pytest.raises(StartupError, match=message) as caught:
+        refuse_address(bind)
+    assert len(str(caught.value).splitlines()) == 1

@@ -94,15 +94,15 @@ def holds_text(data: Any) -> bool:
     """
     if not isinstance(data, list):
         return isinstance(data, str | bytes)
+    # Not by recursion: a client may nest them deeper than Python goes.
     lists = [data]
-    # Not one in another: MessagePack is nested deeper than Python's stack.
     while lists:
         inner = lists.pop()
         kinds = set(map(type, inner))
         if kinds & {str, bytes}:
             return True
         if list in kinds:
-            lists.extend(part for part in inner if isinstance(part, list))
+            lists += [part for part in inner if isinstance(part, list)]
     return False
 
 

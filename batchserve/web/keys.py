@@ -4,10 +4,12 @@ from aiohttp import web
 
 from batchserve.config import Config
 from batchserve.decoding import CodecPool
+from batchserve.history_log import HistoryLog
 from batchserve.inference import Answer
 from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
 from batchserve.model_stats import ModelStats
+from batchserve.records import RequestRecord
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.trace import Trace
 from batchserve.web.fetch import Fetcher
@@ -16,6 +18,7 @@ CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
+HISTORY = web.AppKey("history", HistoryLog)
 FETCHER = web.AppKey("fetcher", Fetcher)
 MODEL_STATS = web.AppKey("model_stats", ModelStats)
 TRACE = web.AppKey("trace", Trace)
@@ -25,3 +28,5 @@ REQUEST_ID = web.RequestKey("request_id", str)
 SECONDS = web.RequestKey("seconds", float)
 MODEL = web.RequestKey("model", ModelVersion)
 ANSWER = web.RequestKey("answer", Answer)
+CODE = web.RequestKey("code", str)
+RECORD = web.RequestKey("record", RequestRecord)

@@ -20,7 +20,16 @@ from batchserve.errors import (
     Unavailable,
 )
 from batchserve.web.body import body_too_large
-from batchserve.web.keys import ANSWER, METRICS, MODEL, MODEL_STATS, REQUEST_ID, SECONDS, TRAFFIC
+from batchserve.web.keys import (
+    ANSWER,
+    CODE,
+    METRICS,
+    MODEL,
+    MODEL_STATS,
+    REQUEST_ID,
+    SECONDS,
+    TRAFFIC,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +88,7 @@ def _new_id() -> str:
 
 
 def _answer_error(request: web.Request, error: RequestError) -> web.StreamResponse:
+    request[CODE] = error.code
     response = web.Response(
         status=error.status,
         body=orjson.dumps({"error": str(error), "code": error.code}),

@@ -23,6 +23,7 @@ from batchserve.errors import (
     UnsupportedMedia,
 )
 from batchserve.repository import ModelRepository
+from batchserve.web.dashboard import SINCE
 from batchserve.web.debug import LAST, MOST_ASKED
 from batchserve.web.formats import JSON
 from batchserve.web.keys import CONFIG, REPOSITORY
@@ -68,6 +69,12 @@ LAST_PARAMETER: dict[str, Any] = {
     "in": "query",
     "description": "So many batches; all that are kept otherwise.",
     "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ASKED},
+}
+SINCE_PARAMETER: dict[str, Any] = {
+    "name": SINCE,
+    "in": "query",
+    "description": "Those after this time, in seconds since 1970; all ten minutes otherwise.",
+    "schema": {"type": "number"},
 }
 OF_A_BATCH: dict[str, Any] = {
     "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
@@ -142,8 +149,10 @@ def _operations(error: dict[str, Any]) -> dict[str, Any]:
         return {"get": {"summary": summary, "tags": ["operate"], "responses": responses}}
 
     batches = get("The last batches of one worker, as a trace for Perfetto.")
-    batches["get"]["parameters"] = [LAST_PARAMETER]
-    batches["get"]["responses"]["400"] = {"description": "Not a number.", "content": content}
+    history = get("The last ten minutes of all workers, a point for each two seconds.")
+    for asked, parameter in ((batches, LAST_PARAMETER), (history, SINCE_PARAMETER)):
+        asked["get"]["parameters"] = [parameter]
+        asked["get"]["responses"]["400"] = {"description": "Not a number.", "content": content}
 
     return {
         "/models": get("Every model's versions, states and settings."),
@@ -153,4 +162,5 @@ def _operations(error: dict[str, Any]) -> dict[str, Any]:
         "/ping": get("The same as /readyz.", may_be_unready=True),
         "/metrics": get("Prometheus metrics of all workers.", "text/plain"),
         "/debug/batches": batches,
+        "/dashboard/data": history,
     }

@@ -7,6 +7,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from batchserve.repository import ModelVersion
+from batchserve.tasks.kinds import input_of
 from batchserve.web.body import media_types_of
 from batchserve.web.formats import formats_for, names_of
 from batchserve.web.keys import METRICS, REPOSITORY
@@ -37,6 +38,7 @@ def describe(version: ModelVersion) -> dict[str, Any]:
         "batching": config.batching.model_dump(),
     }
     if version.loaded:
+        described["input"] = input_of(version.task)
         described["takes"] = list(media_types_of(version.task))
         described["gives"] = list(names_of(formats_for(version.task)))
         described["device"] = version.device

@@ -42,7 +42,7 @@ SEVERAL = Config.model_validate(
     }
 )
 VERSIONS = [("colour", "1"), ("colour", "2"), ("numbers", "1.0")]
-PAGES = re.compile(r"/|/docs(/.*)?|/openapi\.json")
+PAGES = re.compile(r"/|/docs(/.*)?|/openapi\.json|/dashboard|/static/.*|/samples/.*")
 JSON = "application/json"
 
 

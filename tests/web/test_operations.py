@@ -91,6 +91,7 @@ async def test_models_tells_what_is_served_and_how(serve):
         "takes": [JSON, *MSGPACK, NPY],
         "gives": [JSON, *MSGPACK, NPY],
         "precision": "fp32",
+        "input": {"kind": "numbers", "dtype": "float32", "shape": [10]},
         "device": "cpu",
         "max_batch_size": 4,
         "runner": "thread",
