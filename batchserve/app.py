@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from batchserve import signals, systemd
+from batchserve.administration import Administration
 from batchserve.batch import Batch, Fault
 from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
@@ -25,16 +26,22 @@ from batchserve.lineage import LINEAGE
 from batchserve.loading import use_threads
 from batchserve.metrics import MULTIPROC_DIR, Metrics
 from batchserve.model_stats import ModelStats
+from batchserve.permission import permitted
 from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.repository.follower import Follower, Identity
+from batchserve.stores import open_store
 from batchserve.trace import Trace
-from batchserve.web import dashboard, debug, health, kserve_v1, operations, page, torchserve
+from batchserve.web import admin, dashboard, debug, health, kserve_v1, operations, page, torchserve
 from batchserve.web.access_log import AccessLog
+from batchserve.web.authority import ask_for_key, is_administration
 from batchserve.web.door import SHORTEST_S, Door
 from batchserve.web.endpoints import Endpoint
 from batchserve.web.fetch import Fetcher
 from batchserve.web.keys import (
+    ADMINISTRATION,
     CONFIG,
     FETCHER,
+    FOLLOWER,
     METRICS,
     MODEL_STATS,
     POOL,
@@ -86,6 +93,11 @@ ROUTES = [
     web.post("/predictions/{name}/{version}", torchserve.predict),
     web.put("/predictions/{name}/{version}", torchserve.predict),
     web.get("/models", operations.list_models),
+    web.get("/models/{name}", operations.show_model),
+    web.put("/admin/models/{name}/versions/{version}", admin.load_version),
+    web.delete("/admin/models/{name}/versions/{version}", admin.unload_version),
+    web.put("/admin/models/{name}/current", admin.set_current),
+    web.post("/admin/models/{name}/rollback", admin.roll_back),
     web.get("/livez", health.live),
     web.get("/readyz", health.ready),
     web.get("/healthz", health.ready),
@@ -127,7 +139,8 @@ async def create_app() -> web.AppRunner:
     door = _open_later(app, config)
     signals.let_through()
     for version in app[REPOSITORY].versions:
-        logger.info("%s", version.summary)
+        if version.loaded:
+            logger.info("%s", version.summary)
     return door
 
 
@@ -151,14 +164,25 @@ async def build_app(config: Config) -> web.Application:
     def on_fault(model: ModelVersion, fault: Fault) -> None:
         metrics.on_fault(model.name, model.version, fault)
 
-    repository = ModelRepository(
-        config.models, on_batch, on_fault,
-        hang_s=config.server.hang_seconds, threads=config.server.threads_of_forward,
-    )  # fmt: skip
-    await repository.load()
+    hang_s, threads = config.server.hang_seconds, config.server.threads_of_forward
+    strict = LINEAGE.is_covered(config.server.workers)
+    follower = None
+    if config.server.admin_token is None:
+        repository = ModelRepository(config.models, on_batch, on_fault, hang_s, threads)
+        await repository.load(strict=strict)
+    else:
+        repository = ModelRepository((), on_batch, on_fault, hang_s, threads)
+        follower = _follower(config, repository)
+        try:
+            await follower.start(strict=strict)
+        except StartupError:
+            await follower.close()
+            await repository.close()
+            raise
 
     app = web.Application(
-        middlewares=[see_off, answer_errors], client_max_size=config.server.max_body_bytes
+        middlewares=[see_off, answer_errors, ask_for_key],
+        client_max_size=config.server.max_body_bytes,
     )
     app[CONFIG] = config
     app[REPOSITORY] = repository
@@ -167,7 +191,10 @@ async def build_app(config: Config) -> web.Application:
     app[TRACE] = trace
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
-    app.add_routes(ROUTES)
+    if follower is not None:
+        app[FOLLOWER] = follower
+        app[ADMINISTRATION] = Administration(config, follower)
+    app.add_routes(route for route in ROUTES if follower or not is_administration(route.handler))
     for endpoint in config.endpoints:
         app.router.add_post(endpoint.path, Endpoint(endpoint, config.models).answer)
     app.cleanup_ctx.extend(
@@ -182,6 +209,16 @@ async def build_app(config: Config) -> web.Application:
         app.cleanup_ctx.append(_meanwhile(lambda _app: tracer.run()))
         app.on_cleanup.append(lambda _app: tracer.close())
     return app
+
+
+def _follower(config: Config, repository: ModelRepository) -> Follower:
+    return Follower(
+        repository,
+        partial(open_store, config.server.state),
+        config.models,
+        partial(permitted, config),
+        Identity(LINEAGE.server, LINEAGE.generation),
+    )
 
 
 def _open_later(app: web.Application, config: Config) -> Door:
@@ -203,10 +240,11 @@ def _open_later(app: web.Application, config: Config) -> Door:
 
     async def attend(app: web.Application) -> None:
         await door.opened()
-        LINEAGE.announce_ready()
+        LINEAGE.announce_ready(complete=not app[REPOSITORY].failed)
         systemd.announce_ready(f"serving {', '.join(v.name for v in app[REPOSITORY].versions)}")
         if LINEAGE.first:
-            for line in greeting(server, app[REPOSITORY].versions, door.addresses):
+            loaded = [version for version in app[REPOSITORY].versions if version.loaded]
+            for line in greeting(server, loaded, door.addresses):
                 logger.info("%s", line)
         while not (lost := app[REPOSITORY].lost):  # noqa: ASYNC110 - a plain attribute tells
             await asyncio.sleep(LOOK_SECONDS)
@@ -232,6 +270,8 @@ async def _fetching(app: web.Application) -> AsyncIterator[None]:
 
 async def _models(app: web.Application) -> AsyncIterator[None]:
     yield
+    if FOLLOWER in app:
+        await app[FOLLOWER].close()
     await app[REPOSITORY].close()
 
 
@@ -242,17 +282,33 @@ async def _drain(app: web.Application) -> None:
 
 async def _sample_gauges(app: web.Application) -> None:
     """Sample the gauges, off the path of requests."""
-    metrics = app[METRICS]
+    metrics, repository = app[METRICS], app[REPOSITORY]
     metrics.serving.set(1)
+    shown: dict[tuple[str, str], tuple[int, int, float]] = {}
     while True:
-        for version in app[REPOSITORY].versions:
+        for version in repository.versions:
             metrics.introduce(version.name, version.version, version.config.slo_ms)
-            batcher = version.batcher
-            metrics.sample(
-                *(version.name, version.version, batcher.queued, batcher.in_flight),
-                batcher.scheduler.backlog_s(batcher.clock()),
-            )
+        # Those of a version that is gone stay, at nothing.
+        gone = dict.fromkeys(shown, (0, 0, 0.0))
+        shown = _samples(repository)
+        for (name, number), sample in (gone | shown).items():
+            metrics.sample(name, number, *sample)
         await asyncio.sleep(GAUGE_SECONDS)
+
+
+def _samples(repository: ModelRepository) -> dict[tuple[str, str], tuple[int, int, float]]:
+    samples: dict[tuple[str, str], tuple[int, int, float]] = {}
+    for version in [*repository.versions, *repository.retiring]:
+        if version.loaded:
+            batcher = version.batcher
+            # It may be there twice, while it is replaced.
+            queued, in_flight, backlog_s = samples.get((version.name, version.version), (0, 0, 0.0))
+            samples[version.name, version.version] = (
+                queued + batcher.queued,
+                in_flight + batcher.in_flight,
+                backlog_s + batcher.scheduler.backlog_s(batcher.clock()),
+            )
+    return samples
 
 
 async def _share_model_stats(app: web.Application) -> None:

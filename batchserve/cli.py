@@ -88,7 +88,7 @@ def _download(config: Config) -> None:
 async def _load(config: Config) -> list[dict[str, Any]]:
     from batchserve.loading import use_threads  # noqa: PLC0415
     from batchserve.repository import ModelRepository  # noqa: PLC0415
-    from batchserve.web.operations import describe  # noqa: PLC0415
+    from batchserve.web.description import describe  # noqa: PLC0415
 
     use_threads(config.server.threads_of_forward)
     repository = ModelRepository(config.models, threads=config.server.threads_of_forward)

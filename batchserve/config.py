@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    SecretStr,
+    SerializationInfo,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -31,7 +35,11 @@ class Section(BaseModel):
     """A part of the configuration: frozen, and closed to unknown keys."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a secret; config_file.py shows what is none
     )
 
     @model_validator(mode="before")
@@ -39,6 +47,58 @@ class Section(BaseModel):
     def _empty_is_default(cls, section: Any) -> Any:
         # YAML reads a section whose keys are all commented out as null.
         return {} if section is None else section
+
+
+def _beside_the_config(path: str, info: ValidationInfo) -> str:
+    folder = (info.context or {}).get("folder", Path())
+    return str(folder / Path(path).expanduser())
+
+
+BesideTheConfig = Annotated[str, AfterValidator(_beside_the_config)]
+SECRET_LENGTH = 16
+
+
+def _check_secret(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if len(text) < SECRET_LENGTH or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(
+            f"use at least {SECRET_LENGTH} letters, digits or signs, without spaces, as "
+            f"`openssl rand -hex 16` prints them"
+        )
+    return secret
+
+
+def _quoted(secret: Any) -> Any:
+    # YAML reads 0012… and 1e10… as numbers, and other digits come back.
+    if isinstance(secret, int | float):
+        raise ValueError("write it in quotes; YAML reads it as a number")  # noqa: TRY004
+    return secret
+
+
+def _reveal(secret: SecretStr, info: SerializationInfo) -> str:
+    return secret.get_secret_value() if (info.context or {}).get("reveal") else str(secret)
+
+
+Secret = Annotated[
+    SecretStr,
+    BeforeValidator(_quoted),
+    AfterValidator(_check_secret),
+    PlainSerializer(_reveal, when_used="json"),
+]
+REDIS = ("redis://", "rediss://")
+
+
+def _address(stated: object) -> str:
+    bind = str(stated)
+    if bind.startswith("unix:") and len(bind) > len("unix:"):
+        return bind
+    host, colon, port = bind.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) < 2**16):
+        raise ValueError("write host:port, as in 127.0.0.1:8000, or unix:PATH")
+    return bind
+
+
+Address = Annotated[str, BeforeValidator(_address)]
 
 
 class FetchConfig(Section):
@@ -66,10 +126,17 @@ class FetchConfig(Section):
         return normal
 
 
+class TlsConfig(Section):
+    """Who the server proves to be, where it encrypts."""
+
+    cert: BesideTheConfig = Field(description="A PEM file: the certificate, and those above it.")
+    key: BesideTheConfig = Field(description="A PEM file: the certificate's private key.")
+
+
 class ServerConfig(Section):
     """How the server listens, logs and bounds what it accepts."""
 
-    bind: str = Field("127.0.0.1:8000", description="host:port, or unix:PATH")
+    bind: Address = Field("127.0.0.1:8000", description="host:port, or unix:PATH")
     workers: int = Field(1, ge=1, description="Processes, each with the models of its own.")
     accesslog: str | None = Field("-", description="'-' is standard output; a path; or null.")
     errorlog: str = Field("-", description="'-' is standard error, or a path.")
@@ -102,18 +169,50 @@ class ServerConfig(Section):
         description="Send traces to this OpenTelemetry collector; null: as OTEL_… say.",
     )
     fetch: FetchConfig = FetchConfig()
-    admin_token: None = Field(None, description="Reserved: there is no administration yet.")
+    admin_token: Secret | None = Field(
+        None, description="Who shows it may change what is served; null: nobody may."
+    )
+    admin_bind: Address | None = Field(
+        None, description="An address of its own for that; null: the server's."
+    )
+    model_folder: BesideTheConfig | None = Field(
+        None, description="The folder whose files may be loaded over HTTP; null: none may."
+    )
+    state: str = Field(
+        "batchserve-state.db",
+        repr=False,  # an address may hold a password
+        description="Where such changes are kept: a file, or redis://HOST:PORT/DATABASE.",
+    )
+    api_keys: list[Secret] | None = Field(
+        None, min_length=1, description="Who shows one may predict; null: everybody may."
+    )
+    tls: TlsConfig | None = Field(None, description="Certificate and key; null: no encryption.")
 
-    @field_validator("bind", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _bind_is_an_address(cls, stated: object) -> str:
-        bind = str(stated)
-        if bind.startswith("unix:") and len(bind) > len("unix:"):
-            return bind
-        host, colon, port = bind.rpartition(":")
-        if not (host and colon and port.isdecimal() and int(port) < 2**16):
-            raise ValueError("write host:port, as in 127.0.0.1:8000, or unix:PATH")
-        return bind
+    def _state_is_beside_the_config(cls, section: Any) -> Any:
+        # Defaults are not resolved; without administration it is not used.
+        if isinstance(section, dict) and section.get("admin_token") is not None:
+            return {"state": cls.model_fields["state"].default, **section}
+        return section
+
+    @field_validator("state")
+    @classmethod
+    def _state_path(cls, state: str, info: ValidationInfo) -> str:
+        return state if state.startswith(REDIS) else _beside_the_config(state, info)
+
+    @model_validator(mode="after")
+    def _administration_has_its_own_port(self) -> "ServerConfig":
+        if self.admin_bind is None:
+            return self
+        if self.admin_token is None:
+            raise ValueError("admin_bind is of no use without admin_token; set that, too")
+        if _port_or_path(self.admin_bind) == _port_or_path(self.bind):
+            raise ValueError(
+                f"admin_bind ({self.admin_bind}) must have another port than bind ({self.bind}): "
+                f"requests are told apart by it"
+            )
+        return self
 
     @property
     def max_body_bytes(self) -> int:
@@ -132,6 +231,10 @@ class ServerConfig(Section):
     def _cores_per_worker(self) -> int:
         # More threads than cores cost more than they give: every worker gets its share.
         return max(1, usable_cores() // self.workers)
+
+
+def _port_or_path(bind: str) -> str:
+    return bind if bind.startswith("unix:") else bind.rpartition(":")[2]
 
 
 class BatchingConfig(Section):
@@ -184,11 +287,6 @@ class ImageConfig(Section):
         if min(std) <= 0:
             raise ValueError("each of the three must be above 0, because pixels are divided by it")
         return std
-
-
-def _beside_the_config(path: str, info: ValidationInfo) -> str:
-    folder = (info.context or {}).get("folder", Path())
-    return str(folder / Path(path).expanduser())
 
 
 def is_path(source: str) -> bool:
@@ -296,6 +394,11 @@ class ModelConfig(Section):
         "whichever neighbours it travelled with.",
     )
     batching: BatchingConfig = BatchingConfig()
+
+    @property
+    def key(self) -> str:
+        """Name and version, for logs and wherever one text must do."""
+        return f"{self.name}:{self.version}"
 
     @property
     def max_wait_s(self) -> float:

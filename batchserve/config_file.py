@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from batchserve.config import Config
+from batchserve.config import Config, ModelConfig, ServerConfig
 from batchserve.errors import ConfigError
 
 ENV_PREFIX = "BATCHSERVE_"
@@ -19,6 +19,8 @@ ENV_VALID = "BATCHSERVE_VALID_CONFIG"
 # What Kubernetes sets in each pod for a service that is named batchserve.
 KUBERNETES = re.compile(r"BATCHSERVE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_\w+)?)$").match
 DEFAULT_CONFIG = "config.yaml"
+# Values of theirs are not repeated in messages; Redis's address may hold a password.
+SECRETS = ("server.admin_token", "server.api_keys", "server.state")
 
 
 def valid_config(environ: Mapping[str, str]) -> Config:
@@ -67,9 +69,34 @@ def read_config(path: Path, environ: Mapping[str, str]) -> Config:
     try:
         return Config.model_validate(raw, context={"folder": path.resolve().parent})
     except ValidationError as error:
-        # A union reports one mistake for each of its members.
-        lines = list(dict.fromkeys(f"  {_explain(mistake)}" for mistake in error.errors()))
+        lines = [f"  {line}" for line in _lines(error)]
         raise ConfigError("\n".join([f"{path} is not a valid configuration:", *lines])) from None
+
+
+def valid_model(section: Mapping[str, Any], server: ServerConfig, folder: Path) -> ModelConfig:
+    """Return what one model's section says that does not come from the file.
+
+    Args:
+        section: as it would be in the file.
+        server: the section of the server, which it must not contradict.
+        folder: what its paths are relative to.
+
+    Raises:
+        ConfigError: with each mistake, naming the key, the value and the fix.
+    """
+    try:
+        config = Config.model_validate(
+            {"server": server, "models": [section]}, context={"folder": folder}
+        )
+    except ValidationError as error:
+        lines = (line.removeprefix("models.0.") for line in _lines(error))
+        raise ConfigError("; ".join(lines)) from None
+    return config.models[0]
+
+
+def _lines(error: ValidationError) -> list[str]:
+    # A union reports one mistake for each of its members.
+    return list(dict.fromkeys(_explain(mistake) for mistake in error.errors()))
 
 
 # pydantic-settings does as much for mappings, but cannot address the elements of a list.
@@ -101,8 +128,10 @@ def _value(variable: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
+        place = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+        shown = "" if place.startswith(SECRETS) else f": {text!r}: {error}"
         raise ConfigError(
-            f"the environment variable {variable} cannot be read as YAML: {text!r}: {error}"
+            f"the environment variable {variable} cannot be read as YAML{shown}"
         ) from None
 
 
@@ -124,9 +153,9 @@ def _explain(mistake: Any) -> str:
         return f"{where}: unknown key; {hint}"
     if mistake["type"] == "missing":
         return f"{where}: is missing"
-    if where == "server.admin_token":
-        return f"{where}: there is no administration yet; leave it out"
     message = mistake["msg"].removeprefix("Value error, ")
+    if where.startswith(SECRETS):
+        return f"{where}: {message}"
     if not where or isinstance(mistake["input"], dict | BaseModel):
         return f"{where}: {message}" if where else message
     return f"{where}: {message} (it is {_short(mistake['input'])})"

@@ -10,20 +10,24 @@ BatchserveError
 │   └── LoadError                a model that cannot be loaded or warmed up
 └── RequestError               read by the client, as {"error": …, "code": …}
     ├── BadRequest        400    not JSON, not multipart, a field missing or of the wrong type
+    ├── Unauthorized      401    no key or token, or a wrong one
     ├── Forbidden         403    what the operator has not allowed
     ├── NotFound          404    no such path, model or version
     ├── MethodNotAllowed  405
     ├── NotAcceptable     406    no media type that the client accepts can hold the answer
+    ├── Conflict          409    what cannot be done to a model as it is now
     ├── TooLarge          413    body, image or number of inputs over the limit that is named
     ├── UnsupportedMedia  415    a content type that the model's task does not read
     ├── InvalidInput      422    it parses, but it is no valid input for this model
+    ├── LoadFailed        422    a version that some worker could not load
     ├── ModelFailed       500    the model failed on this item
     ├── InternalError     500    we failed
     ├── Unavailable       503    try again after `retry_after_s`
     │   ├── QueueFull              no place in the queue
     │   ├── Overloaded             the answer would come too late
     │   ├── Draining
-    │   └── NotReady
+    │   ├── NotReady
+    │   └── StoreUnavailable       where the workers' agreement is kept
     └── DeadlineExceeded  504    not computed, or computed too late
 """
 
@@ -58,6 +62,11 @@ class BadRequest(RequestError):
     code = "bad_request"
 
 
+class Unauthorized(RequestError):
+    status = 401
+    code = "unauthorized"
+
+
 class Forbidden(RequestError):
     status = 403
     code = "forbidden"
@@ -78,6 +87,11 @@ class NotAcceptable(RequestError):
     code = "not_acceptable"
 
 
+class Conflict(RequestError):
+    status = 409
+    code = "conflict"
+
+
 class TooLarge(RequestError):
     status = 413
     code = "too_large"
@@ -91,6 +105,11 @@ class UnsupportedMedia(RequestError):
 class InvalidInput(RequestError):
     status = 422
     code = "invalid_input"
+
+
+class LoadFailed(RequestError):
+    status = 422
+    code = "load_failed"
 
 
 class ModelFailed(RequestError):
@@ -133,6 +152,10 @@ class Draining(Unavailable):
 
 class NotReady(Unavailable):
     code = "model_not_ready"
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
 
 
 class DeadlineExceeded(RequestError):

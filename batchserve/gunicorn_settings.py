@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import socket
+import ssl
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,11 +21,14 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from batchserve import gunicorn_hooks, systemd
-from batchserve.config import Config, ServerConfig
+from batchserve.config import Config, ServerConfig, TlsConfig
 from batchserve.config_file import ENV_VALID, config_path, read_config, valid_config
 from batchserve.errors import ConfigError, StartupError
 from batchserve.json_log import JsonLogger
+from batchserve.lineage import LINEAGE
 from batchserve.memory import use_huge_pages
+from batchserve.stores import open_store
+from batchserve.stores.base import StoreError
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 OWN_FOLDER = "batchserve-metrics-"
@@ -50,8 +54,11 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     server = config.server
     use_huge_pages()
     _share_metrics()
+    tls = server.tls
     return {
-        "bind": server.bind,
+        "bind": [server.bind, *([server.admin_bind] if server.admin_bind else [])],
+        "certfile": tls and tls.cert,
+        "keyfile": tls and tls.key,
         "workers": server.workers,
         "worker_class": WORKER_CLASS,
         "accesslog": server.accesslog,
@@ -70,7 +77,7 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "on_reload": gunicorn_hooks.on_reload,
         "post_fork": gunicorn_hooks.post_fork,
         "worker_exit": gunicorn_hooks.worker_exit,
-        "child_exit": lambda _arbiter, worker: _forget_gauges(worker.pid),
+        "child_exit": lambda _arbiter, worker: _forget(server, worker.pid),
     }
 
 
@@ -106,7 +113,7 @@ def _read_or_keep(environ: Mapping[str, str]) -> Config:
             raise
         logger.error("the configuration stays as it was.\n%s", error)  # noqa: TRY400
         return valid_config(environ)
-    os.environ[ENV_VALID] = config.model_dump_json(exclude_unset=True)
+    os.environ[ENV_VALID] = config.model_dump_json(exclude_unset=True, context={"reveal": True})
     return config
 
 
@@ -116,7 +123,10 @@ def _on_starting(config: Config, *, preload: bool) -> None:
         if preload:
             refuse_preload_with_cuda(config, has_driver=NVIDIA_DRIVER.exists())
         if not any(variable in os.environ for variable in INHERITED_SOCKETS):
-            refuse_address(config.server.bind)
+            for bind in filter(None, (config.server.bind, config.server.admin_bind)):
+                refuse_address(bind)
+        if config.server.tls is not None:
+            refuse_bad_certificate(config.server.tls)
     except StartupError as error:
         # Gunicorn prints this one without a traceback.
         raise RuntimeError(str(error)) from None
@@ -179,6 +189,21 @@ def _in_use(bind: str, advice: str) -> StartupError:
     return StartupError(f"{bind} is in use; stop the server there, or take another: {advice}")
 
 
+def refuse_bad_certificate(tls: TlsConfig) -> None:
+    """Refuse a certificate and a key that cannot be used, before every worker fails at them.
+
+    Raises:
+        StartupError: with what to do.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key)
+    except OSError as error:
+        raise StartupError(
+            f"server.tls: {tls.cert} and {tls.key} cannot be used: {error}; they must be PEM "
+            f"files, the key without a passphrase, and belong together"
+        ) from error
+
+
 def _share_metrics() -> None:
     """Make the folder in which workers share their metrics, unless the user names one.
 
@@ -196,6 +221,20 @@ def _share_metrics() -> None:
 
     # Gunicorn does not always get as far as its own hook, `on_exit`.
     atexit.register(clean_up)
+
+
+def _forget(server: ServerConfig, pid: int) -> None:
+    """In the master, of a worker that is no more, however it ended."""
+    _forget_gauges(pid)
+    if server.admin_token is None:
+        return
+    try:
+        store = open_store(server.state)
+        store.forget(f"{LINEAGE.server}.{pid}")
+        store.close()
+    except StoreError as error:
+        # It is forgotten a little later.
+        logger.warning("%s", error)
 
 
 def _forget_gauges(pid: int) -> None:

@@ -1,12 +1,15 @@
 """Which reload a worker stems from, and what has become of the server since."""
 
 import mmap
+import secrets
 import struct
 import sys
 
-# Where what is in the shared memory: a number, three flags, and a flag for each generation.
+# Where what is in the shared memory: a number, three flags, and what each generation has come to.
 NEWEST, STOPPING, EVER_READY, ENDING, READY = 0, 8, 9, 10, 16
 GENERATIONS = 1024
+# What that is: one of its workers has been ready, with all its models or without some.
+SOME, ALL = 1, 2
 
 
 class Lineage:
@@ -16,12 +19,14 @@ class Lineage:
     Each byte has one writer, or writers that agree, so that nothing needs a lock.
 
     Attributes:
+        server: names this master among all there ever were.
         generation: of this process; a worker inherits its master's.
         max_requests: after which this worker shall be replaced.
         first: whether this worker is the first that the server has forked.
     """
 
     def __init__(self) -> None:
+        self.server = secrets.token_hex(8)
         self.generation = 0
         self.max_requests = sys.maxsize
         self.first = False
@@ -42,9 +47,14 @@ class Lineage:
 
     # What a worker calls.
 
-    def announce_ready(self) -> None:
-        """A worker of this generation accepts connections."""
-        self._shared[_ready(self.generation)] = 1
+    def announce_ready(self, *, complete: bool = True) -> None:
+        """A worker of this generation accepts connections.
+
+        Args:
+            complete: all its models could be loaded.
+        """
+        if complete or not self._shared[_ready(self.generation)]:
+            self._shared[_ready(self.generation)] = ALL if complete else SOME
         self._shared[EVER_READY] = 1
 
     def claim_end(self) -> bool:
@@ -56,6 +66,15 @@ class Lineage:
             self._shared[ENDING] = 1
             self._ends = True
         return self._ends
+
+    def is_covered(self, workers: int) -> bool:
+        """Whether others answer meanwhile, with more models than this worker, if one fails here.
+
+        Args:
+            workers: of this server.
+        """
+        reached = self._shared[_ready(self.generation)]
+        return self.generation > 0 if not reached else reached == ALL and workers > 1
 
     @property
     def superseded(self) -> bool:

@@ -77,6 +77,11 @@ def test_defaults_of_the_server():
         "otel_endpoint": None,
         "fetch": {"hosts": (), "networks": (), "timeout_ms": 5000},
         "admin_token": None,
+        "admin_bind": None,
+        "model_folder": None,
+        "state": "batchserve-state.db",
+        "api_keys": None,
+        "tls": None,
     }
 
 
@@ -439,13 +444,85 @@ def test_the_same_name_and_version_twice_is_refused(refused, version):
     )
 
 
-def test_an_admin_token_is_refused_because_nothing_would_use_it(refused):
-    (line,) = _lines(refused(server={"admin_token": "secret"}))
-    assert line.startswith("server.admin_token: ")
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ({"admin_token": "hunter2"}, "server.admin_token: use at least 16 letters"),
+        ({"admin_token": "hunter2 hunter2 hunter2"}, "server.admin_token: use at least 16 letters"),
+        ({"admin_token": "hunter2-ünïcödé-hunter2"}, "server.admin_token: use at least 16 letters"),
+        ({"admin_token": 1234567890123456}, "server.admin_token: write it in quotes"),
+        ({"admin_token": ["hunter2"]}, "server.admin_token: "),
+        ({"api_keys": ["hunter2"]}, "server.api_keys.0: use at least 16 letters"),
+        ({"api_keys": [1234567890123456]}, "server.api_keys.0: write it in quotes"),
+        ({"api_keys": []}, "server.api_keys: "),
+        ({"api_keys": "hunter2-hunter2-hunter2"}, "server.api_keys: "),
+    ],
+)
+def test_a_secret_that_is_none_is_refused_and_not_repeated(refused, server, message):
+    (line,) = _lines(refused(server=server))
+    assert line.startswith(message)
+    assert "hunter2" not in line
+    assert "1234567890123456" not in line
 
 
-def test_a_refused_admin_token_is_not_repeated_in_the_log(refused):
-    assert "hunter2" not in refused(server={"admin_token": "hunter2"})
+TOKEN = "correct-horse-battery"
+
+
+def test_secrets_are_shown_nowhere_but_reach_the_workers(read):
+    config = read(server={"admin_token": TOKEN, "api_keys": [f"{TOKEN}-2"]})
+    for text in (repr(config), str(config.server), config.model_dump_json()):
+        assert TOKEN not in text
+    handed_over = config.model_dump_json(exclude_unset=True, context={"reveal": True})
+    assert Config.model_validate_json(handed_over) == config
+
+
+@pytest.mark.parametrize("value", ["[hunter2", "{hunter2: ", "'hunter2"])
+@pytest.mark.parametrize("key", ["ADMIN_TOKEN", "API_KEYS", "STATE"])
+def test_a_secret_in_the_environment_is_not_repeated(refused, key, value):
+    message = refused(environ={f"BATCHSERVE_SERVER__{key}": value})
+    assert f"BATCHSERVE_SERVER__{key} cannot be read as YAML" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    ("bind", "admin_bind"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1:8000"),
+        ("0.0.0.0:8000", "127.0.0.1:8000"),
+        ("unix:a.sock", "unix:a.sock"),
+    ],
+)
+def test_administration_has_an_address_that_can_be_told_apart(refused, bind, admin_bind):
+    server = {"bind": bind, "admin_bind": admin_bind, "admin_token": TOKEN}
+    (line,) = _lines(refused(server=server))
+    assert "must have another port than bind" in line
+
+
+def test_an_address_for_administration_without_administration_is_refused(refused):
+    (line,) = _lines(refused(server={"admin_bind": "127.0.0.1:8001"}))
+    assert "of no use without admin_token" in line
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({}, "{folder}/batchserve-state.db"),
+        ({"state": "there.db"}, "{folder}/there.db"),
+        ({"state": "/there.db"}, "/there.db"),
+        ({"state": "redis://:hunter2@there:6379/1"}, "redis://:hunter2@there:6379/1"),
+    ],
+)
+def test_the_state_lies_beside_the_config(read, tmp_path, stated, expected):
+    config = read(server={"admin_token": TOKEN, **stated})
+    assert config.server.state == expected.format(folder=tmp_path)
+    assert "hunter2" not in repr(config)
+
+
+def test_other_paths_of_the_server_lie_beside_the_config_too(read, tmp_path):
+    tls = {"cert": "cert.pem", "key": "/key.pem"}
+    server = read(server={"model_folder": "models", "tls": tls}).server
+    assert server.model_folder == str(tmp_path / "models")
+    assert (server.tls.cert, server.tls.key) == (str(tmp_path / "cert.pem"), "/key.pem")
 
 
 @pytest.mark.parametrize("version", [True, False])

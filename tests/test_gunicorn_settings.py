@@ -3,20 +3,25 @@
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.glogging import Logger
 
-from batchserve.config import Config
+from batchserve.config import Config, TlsConfig
+from batchserve.config_file import valid_config
 from batchserve.errors import ConfigError, StartupError
 from batchserve.gunicorn_settings import (
     MULTIPROC_DIR,
     WORKER_CLASS,
     gunicorn_settings,
     refuse_address,
+    refuse_bad_certificate,
     refuse_preload_with_cuda,
 )
 from batchserve.json_log import JsonLogger
+from batchserve.lineage import LINEAGE
+from batchserve.stores import open_store
 
 CONFIG = """
 server: {bind: "unix:x.sock", workers: 3, accesslog: null, errorlog: err.log, drain_seconds: 7,
@@ -35,7 +40,7 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_settings_come_from_the_config(environ):
     settings = gunicorn_settings(environ)
-    assert settings["bind"] == "unix:x.sock"
+    assert settings["bind"] == ["unix:x.sock"]
     assert settings["workers"] == 3
     assert settings["worker_class"] == WORKER_CLASS == "aiohttp.GunicornUVLoopWebWorker"
     assert settings["accesslog"] is None
@@ -55,6 +60,52 @@ def test_the_log_is_text_or_json(environ):
     assert gunicorn_settings(environ)["logger_class"] is Logger
     json = gunicorn_settings({**environ, "BATCHSERVE_SERVER__LOG_FORMAT": "json"})
     assert json["logger_class"] is JsonLogger
+
+
+def test_administration_and_encryption_reach_gunicorn(environ, tmp_path):
+    settings = gunicorn_settings(
+        {
+            **environ,
+            "BATCHSERVE_SERVER__ADMIN_TOKEN": "correct-horse-battery",
+            "BATCHSERVE_SERVER__ADMIN_BIND": "127.0.0.1:8001",
+            "BATCHSERVE_SERVER__TLS": "{cert: cert.pem, key: key.pem}",
+        }
+    )
+    assert settings["bind"] == ["unix:x.sock", "127.0.0.1:8001"]
+    assert settings["certfile"] == str(tmp_path / "cert.pem")
+    assert settings["keyfile"] == str(tmp_path / "key.pem")
+    # The workers read it from the environment, as their master did.
+    token = valid_config(os.environ).server.admin_token
+    assert token is not None
+    assert token.get_secret_value() == "correct-horse-battery"
+
+
+def test_a_worker_that_is_gone_is_forgotten(environ, tmp_path):
+    environ |= {"BATCHSERVE_SERVER__ADMIN_TOKEN": "correct-horse-battery"}
+    store = open_store(str(tmp_path / "batchserve-state.db"))
+    for pid in (17, 18):
+        store.report(f"{LINEAGE.server}.{pid}", "ready", 1000)
+    gunicorn_settings(environ)["child_exit"](None, SimpleNamespace(pid=17))
+    assert store.read().reports.keys() == {f"{LINEAGE.server}.18"}
+    store.close()
+
+
+def test_a_worker_that_cannot_be_forgotten_now_is_so_later(environ, caplog):
+    environ |= {
+        "BATCHSERVE_SERVER__ADMIN_TOKEN": "correct-horse-battery",
+        "BATCHSERVE_SERVER__STATE": "redis://127.0.0.1:1/0",
+    }
+    gunicorn_settings(environ)["child_exit"](None, SimpleNamespace(pid=17))
+    assert "Redis at 127.0.0.1:1/0 cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_certificate_that_is_none_is_refused(tmp_path, content):
+    if content:
+        (tmp_path / "cert.pem").write_text(content)
+    tls = TlsConfig(cert=str(tmp_path / "cert.pem"), key=str(tmp_path / "key.pem"))
+    with pytest.raises(StartupError, match=r"server\.tls: .*cert\.pem and .* cannot be used"):
+        refuse_bad_certificate(tls)
 
 
 def test_a_wrong_config_is_refused(environ):

@@ -33,9 +33,10 @@ LAYERS = [
         *("errors", "memory", "signals", "lineage", "systemd"),
         *("addresses", "quantiles", "cores", "urls"),
     ],
-    ["importing", "leaving", "history", "samples"],
+    ["importing", "leaving", "stores", "history", "samples"],
     ["config", "batch"],
     ["config_file", "history_log"],
+    ["permission"],
     ["tasks", "loading", "decoding", "metrics", "trace", "records"],
     ["recorder", "otel"],
     *BATCHING,
@@ -43,7 +44,7 @@ LAYERS = [
     ["batching.passes"],
     ["batching.batcher"],
     ["repository"],
-    ["inference", "greeting"],
+    ["inference", "greeting", "administration"],
     ["model_stats"],
     ["web"],
     ["app", "simulation", "demo"],
@@ -64,6 +65,8 @@ HOMES = {
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations", "top.scrape"],
     "opentelemetry": ["otel"],
     "yaml": ["config_file"],
+    "redis": ["stores.redis"],
+    "sqlite3": ["stores.sqlite"],
     "PIL": ["tasks", "demo", "samples"],
     "requests": ["loading"],
     "safetensors": ["loading"],
@@ -138,7 +141,8 @@ def test_libraries_stay_where_they_are_at_home(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "gunicorn_settings", "config_file", "memory", "batching.scheduler"]
+    "module",
+    ["cli", "gunicorn_settings", "config_file", "memory", "batching.scheduler", "stores.redis"],
 )
 def test_the_master_and_the_policies_never_load_torch(module):
     code = f"import sys, batchserve.{module}; sys.exit('torch' in sys.modules)"

@@ -3,6 +3,8 @@
 import copy
 import os
 
+import pytest
+
 from batchserve.lineage import GENERATIONS, Lineage
 
 
@@ -86,3 +88,29 @@ def test_the_first_that_cannot_start_ends_the_server():
     assert one.claim_end()
     assert not other.claim_end()
     assert one.claim_end()
+
+
+@pytest.mark.parametrize(
+    ("generation", "reached", "workers", "covered"),
+    [
+        (0, [], 2, False),  # the first start: nobody answers yet
+        (0, [True], 2, True),  # its neighbour has everything
+        (0, [True], 1, False),  # it had everything itself, and is gone
+        (0, [False], 2, False),  # its neighbour lacks something, too
+        (0, [False, True], 2, True),
+        (0, [True, False], 2, True),
+        (1, [], 1, True),  # a reload: the old workers answer
+        (1, [False], 2, False),
+    ],
+)
+def test_whether_others_answer_better_if_a_model_fails_here(generation, reached, workers, covered):
+    lineage = Lineage()
+    for _ in range(generation):
+        lineage.announce_generation()
+    for complete in reached:
+        lineage.announce_ready(complete=complete)
+    assert lineage.is_covered(workers) is covered
+
+
+def test_every_master_has_a_name_of_its_own():
+    assert Lineage().server != Lineage().server

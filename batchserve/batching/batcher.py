@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 # handlers start: one turn to read, one to run what the reading woke, and that once more for the
 # clients who answer at once to the batch before.
 TURNS_TO_LET_IN = 3
+# How often one that is being emptied is looked at.
+LOOK_S = 0.05
 # A hung pass is noticed late by this share of the time it is given.
 WATCH_SHARE = 0.25
 
@@ -185,6 +187,11 @@ class Batcher:
         """Admit nothing more, and wait for nobody any more."""
         self._draining = True
         self._wake()
+
+    async def wait_empty(self) -> None:
+        """Return once nobody is in it any more; best after `drain`."""
+        while self._arriving or self.queued or self._computing:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(LOOK_S)
 
     async def close(self) -> None:
         """End the loop; what is still unanswered gets `Draining`."""

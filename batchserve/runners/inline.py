@@ -13,12 +13,15 @@ class InlineRunner:
     name = "inline"
 
     def __init__(self, forward: Forward) -> None:
-        self._forward = forward
+        self._forward: Forward | None = forward
 
     async def forward(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         # Under load nothing else gives the loop a turn, to answer the batch before.
         await asyncio.sleep(0)
+        if self._forward is None:
+            raise RuntimeError("the runner is closed")
         return self._forward(tensors)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Let go of the model, whoever still holds the runner."""
+        self._forward = None

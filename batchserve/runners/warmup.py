@@ -79,6 +79,13 @@ def warm_up(
     return seconds
 
 
+def sizes_to_try(forward: Forward, max_batch_size: int | None) -> int | None:
+    """Return how many sizes `warm_up` runs; None: nobody knows before they are tried."""
+    if forward.pad_to is not None:
+        return 1
+    return None if max_batch_size is None else len(list(_sizes(max_batch_size)))
+
+
 def _search(
     forward: Forward, example: torch.Tensor, on_size: Callable[[int, float], None], most: int
 ) -> dict[int, float]:

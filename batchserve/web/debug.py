@@ -22,9 +22,9 @@ MOST_ASKED = 999_999_999
 async def show_batches(request: web.Request) -> web.Response:
     """Answer with the last batches of this worker; `?last=N` for fewer."""
     records = request.app[TRACE].last(_count(request))
-    tracks = [
-        version.batcher.name for version in request.app[REPOSITORY].versions if version.loaded
-    ]
+    # Some of them may be of versions that are gone.
+    served = (v.batcher.name for v in request.app[REPOSITORY].versions if v.loaded)
+    tracks = list(dict.fromkeys([*served, *(record.track for record in records)]))
     # Thousands of batches take longer than the loop may.
     body = await asyncio.to_thread(_as_json, records, tracks)
     return web.Response(body=body, content_type="application/json")

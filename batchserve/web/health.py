@@ -13,9 +13,11 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Answer 200 if every model would answer now, 503 with the reason otherwise."""
+    """Answer 200 if all that could be loaded would answer now, 503 with the reason otherwise."""
     check_ready(request.app)
-    return web.json_response({"status": "ready"})
+    # Why, /models tells those who may know.
+    failed = list(request.app[REPOSITORY].failed)
+    return web.json_response({"status": "ready", **({"failed": failed} if failed else {})})
 
 
 async def ping(request: web.Request) -> web.Response:
@@ -35,7 +37,7 @@ def check_live(app: web.Application) -> None:
 
 
 def check_ready(app: web.Application) -> None:
-    """Raise unless every model would answer now.
+    """Raise unless all that could be loaded would answer now.
 
     Raises:
         NotReady, Draining: with the reason.

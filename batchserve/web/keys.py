@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from batchserve.administration import Administration
 from batchserve.config import Config
 from batchserve.decoding import CodecPool
 from batchserve.history_log import HistoryLog
@@ -11,11 +12,15 @@ from batchserve.metrics import Metrics
 from batchserve.model_stats import ModelStats
 from batchserve.records import RequestRecord
 from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.repository.follower import Follower
 from batchserve.trace import Trace
 from batchserve.web.fetch import Fetcher
 
 CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
+# These two only if there is administration.
+FOLLOWER = web.AppKey("follower", Follower)
+ADMINISTRATION = web.AppKey("administration", Administration)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
 HISTORY = web.AppKey("history", HistoryLog)

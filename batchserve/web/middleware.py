@@ -17,6 +17,7 @@ from batchserve.errors import (
     MethodNotAllowed,
     NotFound,
     RequestError,
+    Unauthorized,
     Unavailable,
 )
 from batchserve.web.body import body_too_large
@@ -96,6 +97,8 @@ def _answer_error(request: web.Request, error: RequestError) -> web.StreamRespon
     )
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="batchserve"'
     model = request.get(MODEL)
     if model is not None and isinstance(error, Unavailable | DeadlineExceeded):
         request.app[METRICS].rejected.labels(model.name, model.version, error.code).inc()

@@ -19,14 +19,17 @@ from batchserve.errors import (
     NotFound,
     RequestError,
     TooLarge,
+    Unauthorized,
     Unavailable,
     UnsupportedMedia,
 )
 from batchserve.repository import ModelRepository
+from batchserve.web.authority import API_KEY, EXEMPT
 from batchserve.web.dashboard import SINCE
 from batchserve.web.debug import LAST, MOST_ASKED
 from batchserve.web.formats import JSON
-from batchserve.web.keys import CONFIG, REPOSITORY
+from batchserve.web.keys import ADMINISTRATION, CONFIG, REPOSITORY
+from batchserve.web.openapi_admin import SECURITY_SCHEMES, administration_paths
 from batchserve.web.openapi_predict import predict_paths, predict_schemas
 from batchserve.web.openapi_protocols import PROTOCOL_MODELS, Schemas, protocol_paths
 from batchserve.web.schema import ErrorBody
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 REFERENCE = "#/components/schemas/{model}"
 ERRORS: dict[type[RequestError], str] = {
     BadRequest: "Not what the content type says, or a field missing or of the wrong type.",
+    Unauthorized: "No key, or a wrong one, where the server asks for keys.",
     NotFound: "No such model or version.",
     TooLarge: "Body, image or number of inputs over the limit, which is named.",
     UnsupportedMedia: "A content type that is not read.",
@@ -83,14 +87,36 @@ OF_A_BATCH: dict[str, Any] = {
 }
 
 
+API_KEYS = {
+    "api_key": {"type": "http", "scheme": "bearer", "description": "One of server.api_keys."},
+    "x_api_key": {"type": "apiKey", "in": "header", "name": API_KEY},
+}
+
+
 async def openapi(request: web.Request) -> web.Response:
-    return web.json_response(document(request.app[REPOSITORY], request.app[CONFIG].endpoints))
+    app = request.app
+    described = document(
+        app[REPOSITORY], app[CONFIG].endpoints, administration=ADMINISTRATION in app
+    )
+    if app[CONFIG].server.api_keys is not None:
+        described["components"].setdefault("securitySchemes", {}).update(API_KEYS)
+        described["security"] = [{name: []} for name in API_KEYS]
+    return web.json_response(described)
 
 
 def document(
-    repository: ModelRepository, endpoints: Sequence[EndpointConfig] = ()
+    repository: ModelRepository,
+    endpoints: Sequence[EndpointConfig] = (),
+    *,
+    administration: bool = False,
 ) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document for what is served now."""
+    """Return the OpenAPI 3.1 document for what is served now.
+
+    Args:
+        repository: what is served.
+        endpoints: paths of the operator's own.
+        administration: whether there is any.
+    """
     versions = [version for version in repository.versions if version.loaded]
     models: dict[type[BaseModel], None] = dict.fromkeys([ErrorBody, *PROTOCOL_MODELS])
     for schema in predict_schemas(versions, endpoints):
@@ -101,15 +127,20 @@ def document(
     )
     schemas = {model: references[model, "validation"] for model in models}
     responses = partial(_responses, schemas)
+    paths = {
+        **predict_paths(repository, versions, endpoints, schemas, responses, HEADERS),
+        **protocol_paths(versions, schemas, responses, HEADERS),
+        **_operations(schemas[ErrorBody], repository),
+    }
+    components: dict[str, Any] = {"schemas": definitions["$defs"]}
+    if administration:
+        paths |= administration_paths(schemas[ErrorBody])
+        components["securitySchemes"] = dict(SECURITY_SCHEMES)
     return {
         "openapi": "3.1.0",
         "info": {"title": "batchserve", "version": __version__},
-        "paths": {
-            **predict_paths(versions, endpoints, schemas, responses, HEADERS),
-            **protocol_paths(versions, schemas, responses, HEADERS),
-            **_operations(schemas[ErrorBody]),
-        },
-        "components": {"schemas": definitions["$defs"]},
+        "paths": paths,
+        "components": components,
     }
 
 
@@ -139,7 +170,7 @@ def _responses(
     return {"200": answer, **errors}
 
 
-def _operations(error: dict[str, Any]) -> dict[str, Any]:
+def _operations(error: dict[str, Any], repository: ModelRepository) -> dict[str, Any]:
     content = {JSON: {"schema": error}}
 
     def get(summary: str, kind: str = JSON, *, may_be_unready: bool = False) -> dict[str, Any]:
@@ -154,13 +185,18 @@ def _operations(error: dict[str, Any]) -> dict[str, Any]:
         asked["get"]["parameters"] = [parameter]
         asked["get"]["responses"]["400"] = {"description": "Not a number.", "content": content}
 
-    return {
+    names = dict.fromkeys(version.name for version in repository.versions)
+    paths = {
         "/models": get("Every model's versions, states and settings."),
-        "/livez": get("Whether the process lives."),
-        "/readyz": get("Whether every model would answer now.", may_be_unready=True),
+        **{f"/models/{name}": get("One model's versions, and which is current.") for name in names},
+        "/livez": get("Whether the process lives.", may_be_unready=True),
+        "/readyz": get("Whether all that could be loaded would answer now.", may_be_unready=True),
         "/healthz": get("The same as /readyz.", may_be_unready=True),
         "/ping": get("The same as /readyz.", may_be_unready=True),
         "/metrics": get("Prometheus metrics of all workers.", "text/plain"),
         "/debug/batches": batches,
         "/dashboard/data": history,
     }
+    for path in EXEMPT & paths.keys():
+        paths[path]["get"]["security"] = []
+    return paths

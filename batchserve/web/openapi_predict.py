@@ -5,7 +5,7 @@ from typing import Any
 
 from batchserve.config import EndpointConfig
 from batchserve.errors import Forbidden, NotAcceptable, RequestError
-from batchserve.repository import ModelVersion
+from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.tasks.base import Task
 from batchserve.web.body import MULTIPART, PART, URL
 from batchserve.web.formats import STRUCTURED, Format, formats_for
@@ -37,6 +37,7 @@ def predict_schemas(
 
 
 def predict_paths(
+    repository: ModelRepository,
     versions: Sequence[ModelVersion],
     endpoints: Sequence[EndpointConfig],
     schemas: Schemas,
@@ -46,6 +47,7 @@ def predict_paths(
     """Return the paths.
 
     Args:
+        repository: knows which versions are current.
         versions: that can be named.
         endpoints: the operator's own paths.
         schemas: of `predict_schemas`.
@@ -55,9 +57,11 @@ def predict_paths(
     paths: dict[str, Any] = {}
     for version in versions:
         predict = _predict(version, schemas, responses, headers)
-        paths.setdefault("/predict", predict)
-        paths.setdefault(f"/models/{version.name}/predict", predict)
         paths[f"/models/{version.name}/versions/{version.version}/predict"] = predict
+        if version is repository.find(version.name):
+            paths[f"/models/{version.name}/predict"] = predict
+        if version is repository.find():
+            paths["/predict"] = predict
     for endpoint, version in _asked(versions, endpoints):
         paths[endpoint.path] = _endpoint(endpoint, version, schemas, responses, headers)
     return paths

@@ -1,22 +1,25 @@
 """What the operator asks: which models there are, and how they are doing."""
 
 import asyncio
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from batchserve.repository import ModelVersion
-from batchserve.tasks.kinds import input_of
-from batchserve.web.body import media_types_of
-from batchserve.web.formats import formats_for, names_of
-from batchserve.web.keys import METRICS, REPOSITORY
+from batchserve.repository.follower import Follower
+from batchserve.web.description import describe_all, describe_model
+from batchserve.web.keys import FOLLOWER, METRICS, REPOSITORY
 
 
 async def list_models(request: web.Request) -> web.Response:
     """Answer with every version, its state and its settings."""
-    models = [describe(version) for version in request.app[REPOSITORY].versions]
-    return web.json_response({"models": models})
+    described = describe_all(request.app[REPOSITORY], await _fresh(request))
+    return web.json_response({"models": described})
+
+
+async def show_model(request: web.Request) -> web.Response:
+    """Answer with one model's versions, and which was, is and becomes current."""
+    name = request.match_info["name"]
+    return web.json_response(describe_model(request.app[REPOSITORY], name, await _fresh(request)))
 
 
 async def expose_metrics(request: web.Request) -> web.Response:
@@ -26,25 +29,9 @@ async def expose_metrics(request: web.Request) -> web.Response:
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def describe(version: ModelVersion) -> dict[str, Any]:
-    """Return what /models tells of a version."""
-    config = version.config
-    described: dict[str, Any] = {
-        "name": version.name,
-        "version": version.version,
-        "state": version.state,
-        "task": config.task,
-        "precision": config.precision,
-        "batching": config.batching.model_dump(),
-    }
-    if version.loaded:
-        described["input"] = input_of(version.task)
-        described["takes"] = list(media_types_of(version.task))
-        described["gives"] = list(names_of(formats_for(version.task)))
-        described["device"] = version.device
-        described["max_batch_size"] = version.max_batch_size
-        described["runner"] = version.batcher.runner.name
-        described["forward_ms"] = {
-            str(size): round(1000 * seconds, 3) for size, seconds in version.forward_s.items()
-        }
-    return described
+async def _fresh(request: web.Request) -> Follower | None:
+    """Return who knows what the other workers have, as of now."""
+    follower = request.app.get(FOLLOWER)
+    if follower is not None:
+        await follower.refresh()
+    return follower

@@ -83,6 +83,30 @@ async def test_a_broken_model_takes_no_other_with_it(serve):
     assert (await other.json())["output"] == [2.0]
 
 
+@pytest.mark.parametrize("path", READINESS)
+async def test_a_model_that_could_not_be_loaded_is_named_and_the_others_serve(serve, path):
+    broken = {"name": "first", "source": "tests.models:broken", "device": "cpu"}
+    good = {"name": "second", "source": "tests.models:Double", "device": "cpu"}
+    config = {"server": {"torch_threads": 1}, "models": [broken, good]}
+    client = await serve(Config.model_validate(config))
+    response = await client.get(path)
+    assert response.status == 200
+    assert await response.json() == {"status": "ready", "failed": ["first:1"]}
+    assert (await client.post("/models/second/predict", json={"input": [1]})).status == 200
+    # It was the first, and still is.
+    for asked in ("/predict", "/models/first/predict"):
+        answer = await client.post(asked, json={"input": [1]})
+        assert answer.status == 503
+        body = await answer.json()
+        assert body["code"] == "model_not_ready"
+        assert "is failed: model first: " in body["error"]
+    failed, _ = (await (await client.get("/models")).json())["models"]
+    assert (failed["state"], failed["current"]) == ("failed", True)
+    assert "no such luck" in failed["error"]
+    for page in ("/", "/openapi.json", "/metrics", "/debug/batches", "/docs"):
+        assert (await client.get(page)).status == 200
+
+
 @pytest.mark.parametrize("state", ["ready", "draining"])
 async def test_the_process_lives_whatever_the_models_do(serve, state):
     client = await serve(TWO_MODELS)

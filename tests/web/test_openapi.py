@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -18,6 +19,7 @@ from pydantic import BaseModel, Field
 from batchserve.app import ROUTES
 from batchserve.config import Config
 from batchserve.tasks.base import Parameters, Task
+from batchserve.web.authority import is_administration
 from batchserve.web.formats import MSGPACK, NPY
 from batchserve.web.keys import REPOSITORY
 from tests.web.clients import Client
@@ -137,12 +139,40 @@ async def test_it_names_the_software_and_its_version(serve):
     assert document["info"] == {"title": "batchserve", "version": __version__}
 
 
-async def test_every_route_is_described(serve):
+def administered(folder: Path) -> Config:
+    server = {**SERVER, "admin_token": "x" * 16, "state": str(folder / "state.db")}
+    return Config.model_validate({"server": server, "models": SEVERAL.model_dump()["models"]})
+
+
+async def test_the_document_is_valid_with_administration_and_keys(serve, tmp_path):
+    check_document(await fetch(await serve(administered(tmp_path))))
+    client = await serve(server={**SERVER, "api_keys": ["k" * 16]}, **NUMBERS)
+    assert (await client.get("/openapi.json")).status == 401
+    response = await client.get("/openapi.json", headers={"X-API-Key": "k" * 16})
+    document = await response.json()
+    check_document(document)
+    assert document["security"] == [{"api_key": []}, {"x_api_key": []}]
+    assert document["paths"]["/livez"]["get"]["security"] == []
+    assert "security" not in document["paths"]["/models"]["get"]
+
+
+async def test_what_is_asked_without_a_version_is_the_current_one(serve):
     client = await serve(SEVERAL)
+    client.app[REPOSITORY].make_current("colour", "2")
+    paths = (await fetch(client))["paths"]
+    assert paths["/predict"]["post"]["summary"] == "Ask colour, version 2."
+
+
+async def test_every_route_is_described(serve, tmp_path):
+    client = await serve(administered(tmp_path))
     paths = (await fetch(client))["paths"]
     routes = [route for route in ROUTES if isinstance(route, web.RouteDef)]
     described = set()
     for route in routes:
+        if is_administration(route.handler):
+            assert route.method.lower() in paths[route.path], route.path
+            described.add(route.path)
+            continue
         if PAGES.fullmatch(route.path):
             continue
         for name, version in VERSIONS:

@@ -91,7 +91,7 @@ async def test_a_model_that_fails_on_its_own_example_does_not_become_ready(confi
 
 
 async def test_an_answer_to_the_example_that_is_not_finite_is_found_out_too(configure):
-    config = configure(source="tests.test_repository:Nothing", task="image-classification")
+    config = configure(source=f"{__name__}:Nothing", task="image-classification")
     with pytest.raises(LoadError, match=r"RowFault: .* not finite"):
         await repository_of(config).load()
 
@@ -119,7 +119,7 @@ async def test_where_nothing_can_be_measured_it_is_sixteen(configure, batching, 
 
 
 async def test_a_stated_size_that_does_not_fit_into_memory_is_lowered(configure, caplog):
-    config = configure(source="tests.test_repository:AtMostThree", input_shape=[2])
+    config = configure(source="tests.repository.test_repository:AtMostThree", input_shape=[2])
     repository = repository_of(config)
     await repository.load()
     assert repository.find().max_batch_size == 2
@@ -129,14 +129,14 @@ async def test_a_stated_size_that_does_not_fit_into_memory_is_lowered(configure,
 
 async def test_a_model_too_large_for_even_one_item_is_not_served(configure):
     config = configure(
-        source="tests.test_repository:AtMostThree", input_shape=[2], reproducible=True
+        source="tests.repository.test_repository:AtMostThree", input_shape=[2], reproducible=True
     )
     with pytest.raises(LoadError, match=r"the memory does not suffice for a batch of 4 on cpu"):
         await repository_of(config).load()
 
 
 async def test_a_reproducible_model_answers_alike_in_any_company(configure):
-    model = {"source": "tests.test_repository:wide", "batching": {"max_batch_size": 8}}
+    model = {"source": "tests.repository.test_repository:wide", "batching": {"max_batch_size": 8}}
     repository = repository_of(configure(**model, reproducible=True))
     await repository.load()
     (version,) = repository.versions
@@ -149,7 +149,7 @@ async def test_a_reproducible_model_answers_alike_in_any_company(configure):
 
 
 async def test_a_promise_to_be_reproducible_that_cannot_be_kept_is_refused(configure):
-    config = configure(source="tests.test_repository:Scaled", input_shape=[2], reproducible=True)
+    config = configure(source=f"{__name__}:Scaled", input_shape=[2], reproducible=True)
     with pytest.raises(LoadError, match=r"tiny: reproducible: true cannot be kept here") as caught:
         await repository_of(config).load()
     assert "batching.max_batch_size" in str(caught.value)

@@ -1,0 +1,147 @@
+"""A loaded model's first passes: whether they work, and what they cost."""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from batchserve.config import ModelConfig
+from batchserve.errors import LoadError
+from batchserve.runners.forward import Forward
+from batchserve.runners.reproducible import is_reproducible
+from batchserve.runners.warmup import MOST, sizes_to_try, warm_up
+from batchserve.tasks.base import Task
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+# How much slower per item the largest batch must be than the best one. Machines are noisy.
+WORTH_A_WORD = 1.5
+# Who comes during a pass waits for its end, and for one of their own.
+ROOM_FOR_PASSES = 2
+
+OnSize = Callable[[int, int | None], None]
+
+
+def warm(
+    config: ModelConfig, task: Task, forward: Forward, on_size: OnSize
+) -> tuple[dict[int, float], Any]:
+    """Run every batch size in use, on the task's example.
+
+    Args:
+        config: of the model.
+        task: of the model.
+        forward: its pass, which has not run yet.
+        on_size: called with how many sizes have been tried, and of how many if that is known.
+
+    Returns:
+        Seconds of a pass by batch size, the largest being the one to use, and the example's row;
+        nothing and None where nothing tells the shape of an input.
+
+    Raises:
+        LoadError: the model fails on the example, or cannot keep what the config promises.
+    """
+    example = task.example()
+    if example is None:
+        _do_without_example(config)
+        return {}, None
+    batching = config.batching
+    of = sizes_to_try(forward, batching.max_batch_size)
+    done = 0
+
+    def tried(size: int, seconds: float) -> None:
+        nonlocal done
+        done += 1
+        on_size(done, of)
+        _log_size(config, size, seconds)
+
+    on_size(0, of)
+    most = min(MOST, batching.max_queue_size)
+    try:
+        seconds = warm_up(forward, example, batching.max_batch_size, tried, most)
+        (row,) = forward([example])
+        _try_encoding(task, row)
+        if config.reproducible:
+            _verify_reproducible(config, forward, example, max(seconds))
+    except LoadError:
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"model {config.name}: a forward pass on {example.dtype} of shape "
+            f"{list(example.shape)} failed: {type(error).__name__}: {error}"
+        ) from error
+    _advise(config, seconds)
+    _check_promise(config, seconds)
+    return seconds, row
+
+
+def _do_without_example(config: ModelConfig) -> None:
+    advice = (
+        "set input_shape, as in [3, 224, 224]"
+        if config.task == "tensor"
+        else f"let {config.task} have a method example()"
+    )
+    if config.reproducible:
+        raise LoadError(
+            f"model {config.name}: reproducible: true cannot be verified, because nothing "
+            f"tells the shape of an input: {advice}"
+        )
+    logger.warning(
+        "%s is not warmed up, because nothing tells the shape of an input: %s", config.key, advice
+    )
+
+
+def _try_encoding(task: Task, row: Any) -> None:
+    if isinstance(row, Exception):
+        raise row
+    task.encode(row, task.Parameters())
+
+
+def _verify_reproducible(
+    config: ModelConfig, forward: Forward, example: "torch.Tensor", size: int
+) -> None:
+    if not is_reproducible(forward, example, size):
+        raise LoadError(
+            f"model {config.name}: reproducible: true cannot be kept here: even in batches of "
+            f"always {size}, an answer depends on its place or its neighbours; try a power of "
+            f"two as batching.max_batch_size, server.torch_threads: 1, and on a CPU the "
+            f"environment variable MKL_CBWR=AUTO,STRICT"
+        )
+
+
+def _advise(config: ModelConfig, seconds: dict[int, float]) -> None:
+    largest = max(seconds)
+    stated = config.batching.max_batch_size
+    if stated is not None and largest < stated:
+        logger.warning(
+            "%s: the memory does not suffice for max_batch_size: %d; %d is used",
+            *(config.key, stated, largest),
+        )
+    best = min(seconds, key=lambda size: seconds[size] / size)
+    ratio = seconds[largest] / largest / (seconds[best] / best)
+    # An adaptive policy keeps to the best by itself.
+    if ratio > WORTH_A_WORD and config.batching.policy == "fixed":
+        logger.warning(
+            "%s: a batch of %d took %.1f times as long per item as one of %d; "
+            "max_batch_size: %d may be faster here",
+            *(config.key, largest, ratio, best, best),
+        )
+
+
+def _check_promise(config: ModelConfig, seconds: dict[int, float]) -> None:
+    slo_ms, alone_ms = config.slo_ms, 1000 * min(seconds.values())
+    if slo_ms is not None and slo_ms < ROOM_FOR_PASSES * alone_ms:
+        logger.warning(
+            "%s: slo_ms: %g leaves no room for a wait: one forward pass takes %.1f ms, and "
+            "whoever comes during one waits for two; most requests may be refused",
+            *(config.key, slo_ms, alone_ms),
+        )
+
+
+def _log_size(config: ModelConfig, size: int, seconds: float) -> None:
+    stated = config.batching.max_batch_size
+    logger.info(
+        "%s warm-up: batch of %2d%s in %.1f ms",
+        *(config.key, size, "" if stated is None else f" of {stated}", 1000 * seconds),
+    )

@@ -1,0 +1,127 @@
+"""The part of /openapi.json that is about administration."""
+
+from typing import Any
+
+from batchserve.administration import TIMEOUT_S
+from batchserve.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    RequestError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMedia,
+)
+from batchserve.web.admin import CURRENT, TIMEOUT
+from batchserve.web.formats import JSON
+
+SCHEME = "admin_token"
+SECURITY_SCHEMES = {
+    SCHEME: {"type": "http", "scheme": "bearer", "description": "server.admin_token"},
+}
+ERRORS: dict[type[RequestError], str] = {
+    BadRequest: "Not JSON, or not of this form.",
+    Unauthorized: "No token, or a wrong one.",
+    Forbidden: "The config file does not allow it; the message says how it would.",
+    NotFound: "No such model or version.",
+    Conflict: "It cannot be done now; the message says why.",
+    TooLarge: "The body is over 1 MB.",
+    UnsupportedMedia: "A content type that is not read.",
+    InvalidInput: "A key or a value is wrong, or the version could not be loaded.",
+    Unavailable: "The changes cannot be kept now.",
+}
+NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"}
+TIMEOUT_PARAMETER = {
+    "name": TIMEOUT,
+    "in": "query",
+    "description": "Seconds to wait until all workers agree; after that, 202.",
+    "schema": {"type": "number", "minimum": 0, "maximum": TIMEOUT_S, "default": TIMEOUT_S},
+}
+CURRENT_PARAMETER = {
+    "name": CURRENT,
+    "in": "query",
+    "description": "Make it current as soon as every worker has it ready.",
+    "schema": {"type": "boolean", "default": False},
+}
+SECTION = {
+    "type": "object",
+    "description": "As in the config file, without name and version. No body: as it was loaded "
+    "last, or as the config file has it.",
+}
+POINTER = {
+    "type": "object",
+    "required": ["version"],
+    "properties": {"version": NAME},
+    "additionalProperties": False,
+}
+OUTCOME = {
+    "type": "object",
+    "required": ["done", "model", "version", "current", "upcoming", "workers"],
+    "properties": {
+        "done": {"type": "boolean", "description": "All workers agree."},
+        "model": {"type": "string"},
+        "version": {"type": ["string", "null"]},
+        "current": {"type": ["string", "null"]},
+        "upcoming": {"type": ["string", "null"]},
+        "workers": {"type": "array", "items": {"type": "object"}},
+    },
+}
+
+
+def administration_paths(error: dict[str, Any]) -> dict[str, Any]:
+    """Return the paths of administration.
+
+    Args:
+        error: the schema of every answer to what went wrong.
+    """
+
+    def operation(
+        summary: str, *parameters: dict[str, Any], body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        outcome = {"content": {JSON: {"schema": OUTCOME}}}
+        errors = {
+            str(kind.status): {"description": text, "content": {JSON: {"schema": error}}}
+            for kind, text in ERRORS.items()
+        }
+        described: dict[str, Any] = {
+            "summary": summary,
+            "tags": ["administer"],
+            "security": [{SCHEME: []}],
+            "parameters": [*parameters, TIMEOUT_PARAMETER],
+            "responses": {
+                "200": {"description": "Done in all workers.", **outcome},
+                "202": {"description": "It goes on.", **outcome},
+                **errors,
+            },
+        }
+        if body is not None:
+            content = {JSON: {"schema": body}}
+            described["requestBody"] = {"required": body is not SECTION, "content": content}
+        return described
+
+    def path(*names: str) -> dict[str, Any]:
+        parameters = [{"name": n, "in": "path", "required": True, "schema": NAME} for n in names]
+        return {"parameters": parameters}
+
+    return {
+        "/admin/models/{name}/versions/{version}": {
+            **path("name", "version"),
+            "put": operation(
+                "Load a version in all workers, beside those that serve.",
+                CURRENT_PARAMETER,
+                body=SECTION,
+            ),
+            "delete": operation("Unload a version, once it has answered those who ask it."),
+        },
+        "/admin/models/{name}/current": {
+            **path("name"),
+            "put": operation("Have a version answer where none is named.", body=POINTER),
+        },
+        "/admin/models/{name}/rollback": {
+            **path("name"),
+            "post": operation("Make the version current that was so before."),
+        },
+    }

@@ -1,0 +1,201 @@
+"""One contract for all stores: memory, a file, and Redis."""
+
+import socket
+import sqlite3
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+
+from batchserve.stores import open_store
+from batchserve.stores.base import Reading, Store, StoreError
+from batchserve.stores.memory import MemoryStore
+from batchserve.stores.sqlite import SqliteStore
+
+AGES_S = 1000.0
+Open = Callable[[], Store]
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis, which listens at a socket in a folder of its own."""
+    folder = tmp_path_factory.mktemp("redis")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--save", "", "--dir", str(folder)]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    except FileNotFoundError:
+        pytest.skip("redis-server is not installed")
+    url = f"redis://127.0.0.1:{port}/0"
+    client = redis.Redis.from_url(url)
+    with client:
+        give_up_s = time.monotonic() + 30
+        while time.monotonic() < give_up_s:
+            with suppress(redis.ConnectionError):
+                client.ping()
+                break
+        yield url
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def opened(request, tmp_path: Path) -> Iterator[Open]:
+    """Return a function that opens one and the same store again, as another worker does."""
+    stores: list[Store] = []
+    url = request.getfixturevalue("redis_url") if request.param == "redis" else ""
+    memory = MemoryStore()
+    if url:
+        redis.Redis.from_url(url).flushall()
+
+    def open_it() -> Store:
+        store: Store = memory
+        if request.param != "memory":
+            store = open_store(url or str(tmp_path / "state.db"))
+        stores.append(store)
+        return store
+
+    yield open_it
+    for store in stores:
+        store.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up_s
+
+
+def test_it_is_empty_at_first(opened: Open):
+    assert opened().read() == Reading(0, "", {})
+
+
+def test_a_document_is_there_for_everybody_and_after_everybody_has_gone(opened: Open):
+    first, second = opened(), opened()
+    assert first.replace(1, "one ✓")
+    assert second.read() == Reading(1, "one ✓", {})
+    first.close()
+    second.close()
+    assert opened().read() == Reading(1, "one ✓", {})
+
+
+def test_whoever_knows_the_document_need_not_read_it_again(opened: Open):
+    store = opened()
+    store.replace(1, "one")
+    assert store.read(known=1) == Reading(1, None, {})
+    assert store.read(known=0).document == "one"
+
+
+@pytest.mark.parametrize("revision", [0, 2, 7])
+def test_only_the_next_revision_is_taken(opened: Open, revision):
+    store = opened()
+    assert not store.replace(revision, "wrong")
+    assert store.read().revision == 0
+    assert store.replace(1, "right")
+    assert not store.replace(1, "late")
+    assert store.read().document == "right"
+
+
+def test_of_many_who_write_at_the_same_time_one_wins(opened: Open):
+    stores = [opened() for _ in range(4)]
+    won: list[int] = []
+
+    def write(number: int) -> None:
+        for revision in range(1, 21):
+            if stores[number].replace(revision, str(number)):
+                won.append(revision)
+            while stores[number].read().revision < revision:
+                pass
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == list(range(1, 21))
+
+
+def test_reports_are_there_until_they_are_replaced_or_forgotten(opened: Open):
+    first, second = opened(), opened()
+    first.report("a", "ready", AGES_S)
+    second.report("b", "loading", AGES_S)
+    assert first.read().reports == second.read().reports == {"a": "ready", "b": "loading"}
+    second.report("b", "ready", AGES_S)
+    first.forget("a")
+    first.forget("nobody")
+    assert first.read().reports == {"b": "ready"}
+
+
+def test_a_report_that_is_not_renewed_is_forgotten(opened: Open):
+    store = opened()
+    store.report("dead", "ready", 0.02)
+    store.report("alive", "ready", AGES_S)
+    until(lambda: store.read().reports == {"alive": "ready"})
+    store.report("dead", "back", AGES_S)
+    assert store.read().reports == {"alive": "ready", "dead": "back"}
+
+
+# What is SQLite's alone.
+
+
+def test_after_the_machine_was_started_anew_nobody_is_alive(tmp_path: Path):
+    now_s = [50_000.0]
+    store = SqliteStore(tmp_path / "state.db", clock=lambda: now_s[0])
+    store.report("before", "ready", 10)
+    now_s[0] = 3.0
+    assert store.read().reports == {}
+    store.report("after", "ready", 10)
+    assert store.read().reports == {"after": "ready"}
+    store.close()
+
+
+def test_only_its_owner_may_read_or_write_the_file(tmp_path: Path):
+    store = open_store(str(tmp_path / "state.db"))
+    store.replace(1, "one")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("state.db*")}
+    assert modes == {0o600}
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["not a database", "missing folder", "folder", "other release"])
+def test_a_file_that_cannot_be_used_is_named_with_what_to_do(tmp_path: Path, kind):
+    path = tmp_path / "state.db"
+    if kind == "not a database":
+        path.write_text("x" * 1000)
+    elif kind == "missing folder":
+        path = tmp_path / "missing" / "state.db"
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA user_version = 99")
+        connection.close()
+    with pytest.raises(StoreError, match=r"server\.state: ") as caught:
+        open_store(str(path))
+    assert str(path) in str(caught.value)
+    assert "move" in str(caught.value)
+
+
+# What is Redis's alone.
+
+
+def test_redis_that_is_not_there_is_named_without_its_password():
+    store = open_store("redis://me:hunter2@127.0.0.1:1/0")
+    with pytest.raises(StoreError, match=r"Redis at 127\.0\.0\.1:1/0 cannot be used") as caught:
+        store.read()
+    assert "hunter2" not in str(caught.value)
+    store.close()
+
+
+def test_without_its_library_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("batchserve.stores.redis.redis", None)
+    with pytest.raises(StoreError, match=r"install 'batchserve\[redis\]'"):
+        open_store("redis://127.0.0.1/0")
