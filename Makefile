@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: serve test check format bench bench-overload soak clean
+.PHONY: serve test check format screenshots bench bench-overload soak clean
 
 serve: $(INSTALLED) photos
 	$(BIN)/batchserve serve config.yaml
@@ -20,6 +20,9 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+screenshots: $(INSTALLED)
+	SCREENSHOTS=docs/images $(BIN)/pytest tests/e2e/test_browser.py
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/shipped_model.py

@@ -8,50 +8,90 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from batchserve import signals
+from batchserve import signals, systemd
 from batchserve.administration import Administration
 from batchserve.batch import Batch, Fault
 from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
 from batchserve.decoding import CodecPool
 from batchserve.errors import StartupError
+from batchserve.greeting import greeting
 from batchserve.leaving import Leaving, Traffic
 from batchserve.lineage import LINEAGE
 from batchserve.loading import use_threads
-from batchserve.metrics import Metrics
+from batchserve.metrics import MULTIPROC_DIR, Metrics
+from batchserve.model_stats import ModelStats
 from batchserve.permission import permitted
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.repository.follower import Follower, Identity
 from batchserve.stores import open_store
 from batchserve.trace import Trace
-from batchserve.web import admin, debug, health, operations, page
+from batchserve.web import admin, dashboard, debug, health, kserve_v1, operations, page, torchserve
 from batchserve.web.access_log import AccessLog
 from batchserve.web.authority import ask_for_key, is_administration
 from batchserve.web.door import SHORTEST_S, Door
+from batchserve.web.endpoints import Endpoint
+from batchserve.web.fetch import Fetcher
 from batchserve.web.keys import (
     ADMINISTRATION,
     CONFIG,
+    FETCHER,
     FOLLOWER,
     METRICS,
+    MODEL_STATS,
     POOL,
     REPOSITORY,
     TRACE,
     TRAFFIC,
 )
+from batchserve.web.line_buffer import LineBuffer
 from batchserve.web.middleware import answer_errors, see_off
 from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
+from batchserve.web.tracing import make_tracer, trace_with
+from batchserve.web.v2 import metadata, statistics
+from batchserve.web.v2.infer import infer
 
 logger = logging.getLogger("batchserve")
 
 ROUTES = [
-    web.post("/predict", predict),
-    web.post("/models/{name}/predict", predict),
-    web.post("/models/{name}/versions/{version}/predict", predict),
+    *(
+        route(path, predict)
+        for path in (
+            "/predict",
+            "/models/{name}/predict",
+            "/models/{name}/versions/{version}/predict",
+        )
+        for route in (web.post, partial(web.get, allow_head=False))
+    ),
+    web.get("/v2", metadata.server),
+    web.get("/v2/health/live", metadata.live),
+    web.get("/v2/health/ready", metadata.ready),
+    # Before the models, of which one called stats cannot be described.
+    web.get("/v2/models/stats", statistics.stats),
+    web.get("/v2/models/{name}/stats", statistics.stats),
+    web.get("/v2/models/{name}/versions/{version}/stats", statistics.stats),
+    web.get("/v2/models/{name}", metadata.model),
+    web.get("/v2/models/{name}/versions/{version}", metadata.model),
+    web.get("/v2/models/{name}/config", metadata.config),
+    web.get("/v2/models/{name}/versions/{version}/config", metadata.config),
+    web.get("/v2/models/{name}/ready", metadata.model_ready),
+    web.get("/v2/models/{name}/versions/{version}/ready", metadata.model_ready),
+    web.post("/v2/models/{name}/infer", infer),
+    web.post("/v2/models/{name}/versions/{version}/infer", infer),
+    web.post("/v2/repository/index", metadata.index),
+    web.get("/v1/models", kserve_v1.list_models),
+    web.post("/v1/models/{name}:predict", kserve_v1.predict),
+    web.get("/v1/models/{name}", kserve_v1.model_ready),
+    web.post("/predictions/{name}", torchserve.predict),
+    web.put("/predictions/{name}", torchserve.predict),
+    web.post("/predictions/{name}/{version}", torchserve.predict),
+    web.put("/predictions/{name}/{version}", torchserve.predict),
     web.get("/models", operations.list_models),
     web.get("/models/{name}", operations.show_model),
     web.put("/admin/models/{name}/versions/{version}", admin.load_version),
@@ -61,13 +101,17 @@ ROUTES = [
     web.get("/livez", health.live),
     web.get("/readyz", health.ready),
     web.get("/healthz", health.ready),
-    web.get("/ping", health.ready),
+    web.get("/ping", health.ping),
     web.get("/metrics", operations.expose_metrics),
     web.get("/debug/batches", debug.show_batches),
     web.get("/openapi.json", openapi),
     web.get("/docs", page.docs),
+    web.get("/docs/static/{name}", page.docs_asset),
     web.get("/", page.index),
-    web.get("/docs/static/{name}", page.asset),
+    web.get("/dashboard", page.dashboard),
+    web.get("/dashboard/data", dashboard.show_history),
+    web.get("/static/{name}", page.asset),
+    web.get("/samples/{name}", page.sample),
 ]
 
 # Gunicorn's code for a worker that cannot start: the master stops instead of trying for ever.
@@ -89,16 +133,14 @@ async def create_app() -> web.AppRunner:
         sys.path.insert(0, str(config_path(os.environ).resolve().parent))
         app = await build_app(config)
     except StartupError as error:
-        logger.error("the server cannot start.\n%s", error)  # noqa: TRY400 - no traceback for users
+        if LINEAGE.ever_ready or LINEAGE.claim_end():
+            logger.error("cannot start: %s", error)  # noqa: TRY400 - no traceback for users
         raise SystemExit(WORKER_BOOT_ERROR) from None
     door = _open_later(app, config)
     signals.let_through()
     for version in app[REPOSITORY].versions:
         if version.loaded:
             logger.info("%s", version.summary)
-    if not config.server.bind.startswith("unix:"):
-        scheme = "https" if config.server.tls else "http"
-        logger.info("how to call it: %s://%s/", scheme, config.server.bind)
     return door
 
 
@@ -108,24 +150,28 @@ async def build_app(config: Config) -> web.Application:
     Raises:
         LoadError: a model cannot be loaded.
     """
+    tracer = await asyncio.to_thread(make_tracer, config.server.otel_endpoint, os.environ)
     use_threads(config.server.threads_of_forward)
     metrics, trace = Metrics(), Trace()
+    shared = os.environ.get(MULTIPROC_DIR)
+    model_stats = ModelStats(Path(shared) if shared else None)
 
     def on_batch(model: ModelVersion, batch: Batch) -> None:
         metrics.on_batch(model.name, model.version, batch)
+        model_stats.on_batch(model.name, model.version, batch)
         trace.on_batch(model.batcher.name, batch, model.batcher.queued)
 
     def on_fault(model: ModelVersion, fault: Fault) -> None:
         metrics.on_fault(model.name, model.version, fault)
 
-    hang_s = config.server.hang_seconds
+    hang_s, threads = config.server.hang_seconds, config.server.threads_of_forward
     strict = LINEAGE.is_covered(config.server.workers)
     follower = None
     if config.server.admin_token is None:
-        repository = ModelRepository(config.models, on_batch, on_fault, hang_s)
+        repository = ModelRepository(config.models, on_batch, on_fault, hang_s, threads)
         await repository.load(strict=strict)
     else:
-        repository = ModelRepository((), on_batch, on_fault, hang_s)
+        repository = ModelRepository((), on_batch, on_fault, hang_s, threads)
         follower = _follower(config, repository)
         try:
             await follower.start(strict=strict)
@@ -141,6 +187,7 @@ async def build_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[REPOSITORY] = repository
     app[METRICS] = metrics
+    app[MODEL_STATS] = model_stats
     app[TRACE] = trace
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
@@ -148,8 +195,19 @@ async def build_app(config: Config) -> web.Application:
         app[FOLLOWER] = follower
         app[ADMINISTRATION] = Administration(config, follower)
     app.add_routes(route for route in ROUTES if follower or not is_administration(route.handler))
-    app.cleanup_ctx.extend([_decoding, _models, _meanwhile(_sample_gauges)])
+    for endpoint in config.endpoints:
+        app.router.add_post(endpoint.path, Endpoint(endpoint, config.models).answer)
+    app.cleanup_ctx.extend(
+        [
+            *(_decoding, _fetching, _models, dashboard.history),
+            *(_meanwhile(_sample_gauges), _meanwhile(_share_model_stats)),
+        ]
+    )
     app.on_shutdown.append(_drain)
+    if tracer is not None:
+        app.middlewares.insert(0, trace_with(tracer))
+        app.cleanup_ctx.append(_meanwhile(lambda _app: tracer.run()))
+        app.on_cleanup.append(lambda _app: tracer.close())
     return app
 
 
@@ -166,13 +224,15 @@ def _follower(config: Config, repository: ModelRepository) -> Follower:
 def _open_later(app: web.Application, config: Config) -> Door:
     """Return what will accept connections, and leave without losing a request."""
     server, traffic = config.server, app[TRAFFIC]
+    lines = LineBuffer(logging.getLogger("gunicorn.access"))
     door = Door(
         app,
         # A client who hangs up takes its items out of the queue.
         handler_cancellation=True,
         shutdown_timeout=max(SHORTEST_S, server.drain_seconds),
         access_log_class=AccessLog,
-        access_log=logging.getLogger("gunicorn.access") if server.accesslog else None,
+        access_log=lines if server.accesslog else None,
+        access_log_format=server.log_format,
         logger=logger,
     )
     leaving = Leaving(traffic, LINEAGE, door, server.grace_seconds, server.drain_seconds)
@@ -181,11 +241,17 @@ def _open_later(app: web.Application, config: Config) -> Door:
     async def attend(app: web.Application) -> None:
         await door.opened()
         LINEAGE.announce_ready(complete=not app[REPOSITORY].failed)
+        systemd.announce_ready(f"serving {', '.join(v.name for v in app[REPOSITORY].versions)}")
+        if LINEAGE.first:
+            loaded = [version for version in app[REPOSITORY].versions if version.loaded]
+            for line in greeting(server, loaded, door.addresses):
+                logger.info("%s", line)
         while not (lost := app[REPOSITORY].lost):  # noqa: ASYNC110 - a plain attribute tells
             await asyncio.sleep(LOOK_SECONDS)
         leaving.replace_worker(lost)
 
     app.cleanup_ctx.append(_meanwhile(attend))
+    app.on_cleanup.append(lambda _app: lines.close())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.step_down)
     return door
 
@@ -193,6 +259,13 @@ def _open_later(app: web.Application, config: Config) -> Door:
 async def _decoding(app: web.Application) -> AsyncIterator[None]:
     yield
     app[POOL].close()
+
+
+async def _fetching(app: web.Application) -> AsyncIterator[None]:
+    server = app[CONFIG].server
+    app[FETCHER] = Fetcher(server.fetch, server.max_body_bytes)
+    yield
+    await app[FETCHER].close()
 
 
 async def _models(app: web.Application) -> AsyncIterator[None]:
@@ -209,13 +282,17 @@ async def _drain(app: web.Application) -> None:
 
 async def _sample_gauges(app: web.Application) -> None:
     """Sample the gauges, off the path of requests."""
+    metrics, repository = app[METRICS], app[REPOSITORY]
+    metrics.serving.set(1)
     shown: dict[tuple[str, str], tuple[int, int, float]] = {}
     while True:
+        for version in repository.versions:
+            metrics.introduce(version.name, version.version, version.config.slo_ms)
         # Those of a version that is gone stay, at nothing.
         gone = dict.fromkeys(shown, (0, 0, 0.0))
-        shown = _samples(app[REPOSITORY])
-        for (name, version), sample in (gone | shown).items():
-            app[METRICS].sample(name, version, *sample)
+        shown = _samples(repository)
+        for (name, number), sample in (gone | shown).items():
+            metrics.sample(name, number, *sample)
         await asyncio.sleep(GAUGE_SECONDS)
 
 
@@ -232,6 +309,20 @@ def _samples(repository: ModelRepository) -> dict[tuple[str, str], tuple[int, in
                 backlog_s + batcher.scheduler.backlog_s(batcher.clock()),
             )
     return samples
+
+
+async def _share_model_stats(app: web.Application) -> None:
+    """Leave the statistics where other workers find them, the last of them at the end."""
+    kept = app[MODEL_STATS]
+    try:
+        try:
+            while True:
+                await asyncio.to_thread(kept.save)
+                await asyncio.sleep(GAUGE_SECONDS)
+        finally:
+            await asyncio.to_thread(kept.save)
+    except OSError as error:
+        logger.warning("the statistics of this worker are not shared any more: %s", error)
 
 
 def _meanwhile(

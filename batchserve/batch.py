@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from batchserve.errors import RequestError
+    from batchserve.records import PassRecord
 
 
 class Priority(IntEnum):
@@ -115,6 +116,7 @@ class Batch:
         formed_s: when it was closed; what an item waited in the queue ends here.
         started_s: when its forward pass began.
         forward_s: how long the forward pass took; 0 until it is done.
+        record: what is kept of it for its requests' traces.
     """
 
     items: list[Item]
@@ -122,6 +124,7 @@ class Batch:
     formed_s: float
     started_s: float = 0.0
     forward_s: float = 0.0
+    record: PassRecord | None = None
 
     @property
     def bucket_key(self) -> Hashable:

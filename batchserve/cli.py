@@ -1,4 +1,4 @@
-"""The commands: `batchserve serve`, `batchserve check` and `batchserve simulate`."""
+"""The commands: `batchserve serve`, `check`, `simulate`, `top` and `version`."""
 
 import asyncio
 import os
@@ -16,6 +16,8 @@ from batchserve.config_file import DEFAULT_CONFIG, ENV_CONFIG, ENV_PREFIX, read_
 from batchserve.errors import StartupError
 from batchserve.memory import use_huge_pages
 from batchserve.simulation.command import simulate
+from batchserve.top.command import top
+from batchserve.urls import is_url
 
 main = typer.Typer(
     no_args_is_help=True,
@@ -53,12 +55,18 @@ def check(config: ConfigArgument = Path(DEFAULT_CONFIG)) -> None:
     sys.path.insert(0, str(config.resolve().parent))
     try:
         valid = read_config(config, os.environ)
+        # Importing torch takes seconds, which only this command needs to spend.
+        use_huge_pages()
+        _download(valid)
         _describe(valid, asyncio.run(_load(valid)))
+        _describe_quantized(valid)
+        Console().print("[green]OK[/], every model has been loaded.")
     except StartupError as error:
         _fail(error)
 
 
 main.command()(simulate)
+main.command()(top)
 
 
 @main.command()
@@ -67,15 +75,23 @@ def version() -> None:
     typer.echo(__version__)
 
 
+def _download(config: Config) -> None:
+    """Fetch what is at URLs, with a progress bar that nothing else draws over."""
+    sources = [(model.source, model.sha256) for model in config.models if is_url(model.source)]
+    if sources:
+        from batchserve.loading.download import fetch  # noqa: PLC0415
+
+        for source, sha256 in sources:
+            fetch(source, sha256)
+
+
 async def _load(config: Config) -> list[dict[str, Any]]:
-    # Importing torch takes seconds, which only this command needs to spend.
-    use_huge_pages()
     from batchserve.loading import use_threads  # noqa: PLC0415
     from batchserve.repository import ModelRepository  # noqa: PLC0415
-    from batchserve.repository.description import describe  # noqa: PLC0415
+    from batchserve.web.description import describe  # noqa: PLC0415
 
     use_threads(config.server.threads_of_forward)
-    repository = ModelRepository(config.models)
+    repository = ModelRepository(config.models, threads=config.server.threads_of_forward)
     with Console(stderr=True).status("loading and warming up …"):
         await repository.load()
     described = [describe(model) for model in repository.versions]
@@ -102,7 +118,37 @@ def _describe(config: Config, models: list[dict[str, Any]]) -> None:
             ", ".join(f"{size}: {ms:.1f}" for size, ms in model["forward_ms"].items()),
         )
     console.print(table)
-    console.print("[green]OK[/], every model has been loaded.")
+    for endpoint in config.endpoints:
+        version = "" if endpoint.version is None else f":{endpoint.version}"
+        promise = "" if endpoint.slo_ms is None else f", within {endpoint.slo_ms:g} ms"
+        default = "" if endpoint.default_output is None else ", or its default output"
+        console.print(f"{endpoint.path} → {endpoint.model}{version}{promise}{default}")
+
+
+def _describe_quantized(config: Config) -> None:
+    """Say what quantising gives and takes: the same model is loaded once more, without it."""
+    quantized = [model for model in config.models if model.quantize is not None]
+    if not quantized:
+        return
+    from batchserve.runners.comparison import compare_with_unquantized  # noqa: PLC0415
+
+    table = Table("model", "quantised", "MB", "answers differ by", "forward ms by batch size")
+    for model in quantized:
+        found = compare_with_unquantized(model)
+        sides = [found.plain, found.changed]
+        table.add_row(
+            f"{model.name}:{model.version}",
+            model.quantize,
+            " → ".join(f"{side.bytes / 1e6:.1f}" for side in sides),
+            "no example to ask about"
+            if found.difference is None
+            else f"≤ {found.difference:.2g}, of up to {found.magnitude:.2g}",
+            ", ".join(
+                f"{size}: " + " → ".join(f"{1000 * side.forward_s[size]:.1f}" for side in sides)
+                for size in found.plain.forward_s
+            ),
+        )
+    Console().print(table)
 
 
 def _fail(error: StartupError) -> None:

@@ -4,8 +4,8 @@
 """
 
 import math
-import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from batchserve.addresses import AllowedHosts
+from batchserve.cores import usable_cores
+from batchserve.urls import is_safe, is_url, shown
+
+# What is imported; with a slash, or a dot after the colon, it is a path.
+IMPORTED = re.compile(r"[^/:]*:[^/:.]*")
 
 
 class Section(BaseModel):
@@ -94,6 +101,31 @@ def _address(stated: object) -> str:
 Address = Annotated[str, BeforeValidator(_address)]
 
 
+class FetchConfig(Section):
+    """From where the server may fetch what a client names by its address; by default nowhere."""
+
+    hosts: tuple[str, ...] = Field(
+        (), description="Host names; *.DOMAIN for all below one; :PORT for other than 80 and 443."
+    )
+    networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="Private networks in which those hosts may be."
+    )
+    timeout_ms: float = Field(5000, gt=0, description="For one file, or 504.")
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        normal = tuple(host.lower() for host in hosts)
+        try:
+            AllowedHosts(normal)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; write images.example.org, *.example.org or localhost:8080, and letters "
+                f"beyond a to z as the DNS does, with xn--"
+            ) from None
+        return normal
+
+
 class TlsConfig(Section):
     """Who the server proves to be, where it encrypts."""
 
@@ -108,6 +140,7 @@ class ServerConfig(Section):
     workers: int = Field(1, ge=1, description="Processes, each with the models of its own.")
     accesslog: str | None = Field("-", description="'-' is standard output; a path; or null.")
     errorlog: str = Field("-", description="'-' is standard error, or a path.")
+    log_format: Literal["text", "json"] = Field("text", description="Of both logs: lines, or JSON.")
     max_body_mb: float = Field(16, gt=0, description="A larger request body gets 413.")
     default_timeout_ms: float = Field(
         30_000, gt=0, description="An answer by then, or 504; a request may name its own."
@@ -125,11 +158,17 @@ class ServerConfig(Section):
         None, ge=1, description="A worker is replaced after so many requests; null: never."
     )
     torch_threads: int | None = Field(
-        None, ge=1, description="Per worker, for one forward pass; null: cores ÷ workers."
+        None, ge=1, description="Per worker, for one forward pass, at most; null: cores ÷ workers."
     )
     decode_threads: int | None = Field(
         None, ge=1, description="Per worker, for decoding inputs; null: cores ÷ workers."
     )
+    otel_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Send traces to this OpenTelemetry collector; null: as OTEL_… say.",
+    )
+    fetch: FetchConfig = FetchConfig()
     admin_token: Secret | None = Field(
         None, description="Who shows it may change what is served; null: nobody may."
     )
@@ -191,18 +230,11 @@ class ServerConfig(Section):
     @property
     def _cores_per_worker(self) -> int:
         # More threads than cores cost more than they give: every worker gets its share.
-        return max(1, _cores() // self.workers)
+        return max(1, usable_cores() // self.workers)
 
 
 def _port_or_path(bind: str) -> str:
     return bind if bind.startswith("unix:") else bind.rpartition(":")[2]
-
-
-def _cores() -> int:
-    # macOS knows no affinity.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class BatchingConfig(Section):
@@ -257,8 +289,20 @@ class ImageConfig(Section):
         return std
 
 
+def is_path(source: str) -> bool:
+    """Whether a source is a file, here or at a URL, and no name to import."""
+    return IMPORTED.fullmatch(source) is None
+
+
 def _resolve_source(source: str, info: ValidationInfo) -> str:
-    return source if ":" in source else _beside_the_config(source, info)
+    if is_url(source) and not is_safe(source):
+        raise ValueError(
+            f"{shown(source)} is no safe place for a model: write https://…, or fetch the file and "
+            f"write its path"
+        )
+    if is_url(source) or not is_path(source):
+        return source
+    return _beside_the_config(source, info)
 
 
 def _resolve_weights(weights: str, info: ValidationInfo) -> str:
@@ -281,6 +325,10 @@ def _text(version: Any) -> Any:
     return str(version) if is_number else version
 
 
+def _lower(digest: Any) -> Any:
+    return digest.lower() if isinstance(digest, str) else digest
+
+
 def _names(labels: Any) -> Any:
     # Before the union, which would name keys that do not exist: labels.str, labels.list[str].
     if not (labels is None or isinstance(labels, str | list)):
@@ -294,7 +342,13 @@ class ModelConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     source: str = Field(
         min_length=1,
-        description="torchvision:NAME, package.module:callable, or the path of a .pt or .pth file.",
+        description="torchvision:NAME, package.module:callable, or a file: its path, or https://…",
+    )
+    entry: str | None = Field(
+        None, description="For a zip of a project: module:callable, which makes the model."
+    )
+    sha256: Annotated[str | None, BeforeValidator(_lower)] = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Of the file; another one is not served."
     )
     architecture: str | None = Field(
         None, description="For a state_dict: torchvision:NAME or package.module:callable."
@@ -303,7 +357,9 @@ class ModelConfig(Section):
         None, description="For torchvision: DEFAULT or another name, a path, or null for random."
     )
     trust: bool = Field(
-        False, description="Unpickle a whole module, which can run any code that the file holds."
+        False,
+        description="Load a pickled module, a torch.export program or an AOTInductor package, "
+        "which can run any code that the file holds.",
     )
     version: Annotated[str, BeforeValidator(_text)] = Field(
         "1", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -328,6 +384,9 @@ class ModelConfig(Section):
     )
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    quantize: Literal["int8-dynamic", "int8-weight-only"] | None = Field(
+        None, description="Linear layers in int8; answers differ a little, as check reports."
+    )
     compile: bool = False
     reproducible: bool = Field(
         False,
@@ -371,6 +430,22 @@ class ModelConfig(Section):
             raise ValueError(f"write torchvision:{architecture} or package.module:{architecture}")
         return architecture
 
+    @field_validator("entry")
+    @classmethod
+    def _entry_is_imported(cls, entry: str | None) -> str | None:
+        if entry is not None and not re.fullmatch(r"(?!.*\.py:)\w+(\.\w+)*:\w+", entry):
+            raise ValueError("write module:callable, as in model:build for build in model.py")
+        return entry
+
+    @model_validator(mode="after")
+    def _only_files_have_these(self) -> "ModelConfig":
+        for key in ("sha256", "entry"):
+            if getattr(self, key) is not None and not is_path(self.source):
+                raise ValueError(
+                    f"{key} is of a file, and source {self.source!r} is none; leave it out"
+                )
+        return self
+
     @field_validator("source")
     @classmethod
     def _source_path(cls, source: str, info: ValidationInfo) -> str:
@@ -379,6 +454,10 @@ class ModelConfig(Section):
     @field_validator("weights")
     @classmethod
     def _weights_path(cls, weights: str | None, info: ValidationInfo) -> str | None:
+        if weights is not None and is_url(weights):
+            raise ValueError(
+                "a URL goes into source, and what its weights belong in into architecture"
+            )
         return None if weights is None else _resolve_weights(weights, info)
 
     @field_validator("labels")
@@ -396,11 +475,46 @@ class ModelConfig(Section):
         return shape
 
 
+# The first part of every path that is ours, or that a protocol we speak may have.
+OUR_PATHS = frozenset(
+    {
+        *("predict", "models", "predictions", "v1", "v2", "admin"),
+        *("livez", "readyz", "healthz", "ping", "metrics", "debug", "openapi.json", "docs"),
+        *("dashboard", "static", "samples"),
+    }
+)
+
+
+class EndpointConfig(Section):
+    """A path of the operator's own, and what it promises: an application, as Clipper called it."""
+
+    path: str = Field(pattern=r"^(/[A-Za-z0-9._~-]+)+$")
+    model: str = Field(description="The name of one of the models.")
+    version: Annotated[str | None, BeforeValidator(_text)] = Field(
+        None, description="null: the current one."
+    )
+    slo_ms: float | None = Field(
+        None, gt=0, description="An answer by then, or the default output; null: as the model."
+    )
+    default_output: Any = Field(
+        None, description="What is answered in place of what does not come; null: the error."
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_not_ours(cls, path: str) -> str:
+        first = path.split("/")[1]
+        if first in OUR_PATHS:
+            raise ValueError(f"paths below /{first} are the server's own; begin it otherwise")
+        return path
+
+
 class Config(Section):
     """The whole configuration."""
 
     server: ServerConfig = ServerConfig()
     models: list[ModelConfig] = Field(min_length=1)
+    endpoints: list[EndpointConfig] = []
 
     @model_validator(mode="after")
     def _waits_end_before_deadlines(self) -> "Config":
@@ -441,4 +555,39 @@ class Config(Section):
                     f"of them another name or version"
                 )
             seen.add((model.name, model.version))
+        return self
+
+    @model_validator(mode="after")
+    def _endpoints_lead_somewhere(self) -> "Config":
+        versions: dict[str, list[str]] = {}
+        for model in self.models:
+            versions.setdefault(model.name, []).append(model.version)
+        for number, endpoint in enumerate(self.endpoints):
+            where = f"endpoints.{number}"
+            if endpoint.model not in versions:
+                raise ValueError(
+                    f"{where}.model: there is no model {endpoint.model!r}; there is "
+                    f"{', '.join(versions)}"
+                )
+            if endpoint.version not in (None, *versions[endpoint.model]):
+                raise ValueError(
+                    f"{where}.version: model {endpoint.model!r} has no version "
+                    f"{endpoint.version!r}; it has {', '.join(versions[endpoint.model])}"
+                )
+            if (endpoint.slo_ms or 0) > self.server.default_timeout_ms:
+                raise ValueError(
+                    f"{where}.slo_ms ({endpoint.slo_ms:g}) is above server.default_timeout_ms "
+                    f"({self.server.default_timeout_ms:g}), after which nobody is answered; raise "
+                    f"the one or lower the other"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _endpoints_are_distinct(self) -> "Config":
+        paths = [endpoint.path for endpoint in self.endpoints]
+        for number, path in enumerate(paths):
+            if path in paths[:number]:
+                raise ValueError(
+                    f"endpoints.{number}.path: {path} is listed twice; give one of them another"
+                )
         return self

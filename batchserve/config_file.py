@@ -60,7 +60,7 @@ def read_config(path: Path, environ: Mapping[str, str]) -> Config:
             f"there is no file {path}; name your config, or start from ours"
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {_yaml_trouble(error)}") from error
     if raw is None:
         raise ConfigError(f"{path} is empty; it must hold the key models")
     if not isinstance(raw, dict):
@@ -133,6 +133,14 @@ def _value(variable: str, text: str) -> Any:
         raise ConfigError(
             f"the environment variable {variable} cannot be read as YAML{shown}"
         ) from None
+
+
+def _yaml_trouble(error: Exception) -> str:
+    """Return in a line what PyYAML tells in seven."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return str(error)
 
 
 def _explain(mistake: Any) -> str:

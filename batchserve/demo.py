@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from batchserve.errors import LoadError
-
-PHOTOS = ("coffee", "chelsea", "rocket")
+from batchserve.samples import PHOTOS
 
 
 def efficientnet_lite0() -> torch.nn.Module:

@@ -1,8 +1,8 @@
 """What can go wrong, as one tree.
 
 HTTP body ──decode──▶ item ──▶ queue ──▶ batch ──forward──▶ row ──encode──▶ HTTP response
-  400 404 413        422      503        504      500           500
-  415
+  400 403 404 413    422      503        504      500           500
+  406 415
 
 BatchserveError
 ├── StartupError               read by the operator; the server does not start
@@ -11,9 +11,10 @@ BatchserveError
 └── RequestError               read by the client, as {"error": …, "code": …}
     ├── BadRequest        400    not JSON, not multipart, a field missing or of the wrong type
     ├── Unauthorized      401    no key or token, or a wrong one
-    ├── Forbidden         403    what the config file does not allow over HTTP
+    ├── Forbidden         403    what the operator has not allowed
     ├── NotFound          404    no such path, model or version
     ├── MethodNotAllowed  405
+    ├── NotAcceptable     406    no media type that the client accepts can hold the answer
     ├── Conflict          409    what cannot be done to a model as it is now
     ├── TooLarge          413    body, image or number of inputs over the limit that is named
     ├── UnsupportedMedia  415    a content type that the model's task does not read
@@ -79,6 +80,11 @@ class NotFound(RequestError):
 class MethodNotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
+
+
+class NotAcceptable(RequestError):
+    status = 406
+    code = "not_acceptable"
 
 
 class Conflict(RequestError):

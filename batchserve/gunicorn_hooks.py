@@ -64,6 +64,7 @@ def _let_wait(arbiter: Any) -> None:
 def post_fork(_arbiter: Any, worker: Any) -> None:
     """In each worker, first of all."""
     _watch_boot(worker)
+    LINEAGE.first = worker.age == 1
     # aiohttp's worker would leave at once, without a word to those that are connected.
     LINEAGE.max_requests, worker.max_requests = worker.max_requests, sys.maxsize
 
@@ -71,16 +72,21 @@ def post_fork(_arbiter: Any, worker: Any) -> None:
 def worker_exit(_arbiter: Any, worker: Any) -> None:
     """In each worker, last of all: if it could not start, have only itself end, not the server.
 
-    Before any worker was ready, there is nothing to keep, and the operator is there to read why.
+    Before any worker was ready, there is nothing to keep, and the operator is there to read why:
+    then the first one ends the server, and the others wait for that.
     """
     error = sys.exception()
     failed = isinstance(error, SystemExit) and error.code in BOOT_ERRORS
     # Gunicorn's master calls this as well, for a worker that it finds gone.
-    if os.getpid() == worker.pid and failed and LINEAGE.ever_ready:
+    if os.getpid() != worker.pid or not failed:
+        return
+    if LINEAGE.ever_ready:
         logger.error("the other workers go on; the next attempt is in %d s", RETRY_S)
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        signal.sigtimedwait(STOP_SIGNALS, RETRY_S)
-        raise SystemExit(RETRY_CODE)
+    elif LINEAGE.claim_end():
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    stopped = signal.sigtimedwait(STOP_SIGNALS, RETRY_S)
+    raise SystemExit(0 if stopped and not LINEAGE.ever_ready else RETRY_CODE)
 
 
 def _watch_boot(worker: Any) -> None:

@@ -5,6 +5,7 @@ threads survive one.
 """
 
 import atexit
+import errno
 import logging
 import os
 import shutil
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 
-from batchserve import gunicorn_hooks
+from batchserve import gunicorn_hooks, systemd
 from batchserve.config import Config, ServerConfig, TlsConfig
 from batchserve.config_file import ENV_VALID, config_path, read_config, valid_config
 from batchserve.errors import ConfigError, StartupError
+from batchserve.json_log import JsonLogger
 from batchserve.lineage import LINEAGE
 from batchserve.memory import use_huge_pages
 from batchserve.stores import open_store
@@ -60,9 +63,9 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "worker_class": WORKER_CLASS,
         "accesslog": server.accesslog,
         "errorlog": server.errorlog,
+        "logger_class": JsonLogger if server.log_format == "json" else Logger,
         "timeout": SILENCE_S,
-        # aiohttp waits for the handlers twice: to finish, and then to be cancelled.
-        "graceful_timeout": int(server.grace_seconds + 2 * server.drain_seconds) + STOP_S,
+        "graceful_timeout": stop_seconds(server),
         "max_requests": server.max_requests or 0,
         # Not all workers at the same time.
         "max_requests_jitter": (server.max_requests or 0) // 10,
@@ -76,6 +79,12 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "worker_exit": gunicorn_hooks.worker_exit,
         "child_exit": lambda _arbiter, worker: _forget(server, worker.pid),
     }
+
+
+def stop_seconds(server: ServerConfig) -> int:
+    """Return how long a stop may take; whoever kills the server should wait for longer."""
+    # aiohttp waits for the handlers twice: to finish, and then to be cancelled.
+    return int(server.grace_seconds + 2 * server.drain_seconds) + STOP_S
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -109,12 +118,13 @@ def _read_or_keep(environ: Mapping[str, str]) -> Config:
 
 
 def _on_starting(config: Config, *, preload: bool) -> None:
+    systemd.take_over()
     try:
         if preload:
             refuse_preload_with_cuda(config, has_driver=NVIDIA_DRIVER.exists())
         if not any(variable in os.environ for variable in INHERITED_SOCKETS):
             for bind in filter(None, (config.server.bind, config.server.admin_bind)):
-                refuse_address_in_use(bind)
+                refuse_address(bind)
         if config.server.tls is not None:
             refuse_bad_certificate(config.server.tls)
     except StartupError as error:
@@ -140,22 +150,43 @@ def refuse_preload_with_cuda(config: Config, *, has_driver: bool) -> None:
             )
 
 
-def refuse_address_in_use(bind: str) -> None:
-    """Refuse an address where somebody answers; Gunicorn would take a Unix socket away from them.
+def refuse_address(bind: str) -> None:
+    """Refuse an address that cannot be had; Gunicorn would try for seconds, or take it away.
 
     Raises:
         StartupError: with what to do.
     """
     if bind.startswith("unix:"):
-        family, address, advice = socket.AF_UNIX, bind.removeprefix("unix:"), "--bind unix:PATH"
-        host: Any = address
+        _refuse_path(Path(bind.removeprefix("unix:")))
     else:
-        name, _, port = bind.rpartition(":")
-        family = socket.AF_INET6 if ":" in name else socket.AF_INET
-        host, advice = (name.strip("[]"), int(port)), f"--bind {name}:{int(port) + 1}"
-    with socket.socket(family) as probe, suppress(OSError):
-        probe.connect(host)
-        raise StartupError(f"{bind} is in use; stop the server there, or take another: {advice}")
+        host, _, port = bind.rpartition(":")
+        _refuse_port(host, int(port))
+
+
+def _refuse_path(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise StartupError(f"unix:{path}: there is no folder {path.parent}; make it")
+    with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+        probe.connect(str(path))
+        raise _in_use(f"unix:{path}", "--bind unix:PATH")
+
+
+def _refuse_port(host: str, port: int) -> None:
+    bind = f"{host}:{port}"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As Gunicorn's, so that what a stopped server has left does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise _in_use(bind, f"--bind {host}:{port + 1}") from None
+            raise StartupError(f"{bind} cannot be bound: {error.strerror or error}") from None
+
+
+def _in_use(bind: str, advice: str) -> StartupError:
+    return StartupError(f"{bind} is in use; stop the server there, or take another: {advice}")
 
 
 def refuse_bad_certificate(tls: TlsConfig) -> None:

@@ -29,7 +29,7 @@ def import_attribute(path: str) -> Any:
             f"{path!r}: there is no module {error.name!r}; modules are looked for beside the "
             f"config file and among what is installed"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LoadError(
             f"{path!r}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error

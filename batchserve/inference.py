@@ -12,6 +12,7 @@ from batchserve.decoding import CodecPool
 from batchserve.errors import ModelFailed, RequestError
 from batchserve.repository import ModelVersion
 from batchserve.tasks.base import Task
+from batchserve.tasks.tensors import are_items
 
 # A larger output is turned into lists and text on a thread: 20 KB are 5,000 numbers in fp32.
 INLINE_OUTPUT_BYTES = 20_000
@@ -31,6 +32,7 @@ class Answer:
         batch_size: items that shared the forward pass.
         batch_reason: why the batch was closed when it was; of several batches, the last one.
         decode_s: for all inputs together, the wait for a thread included.
+        encode_s: for all outputs together, likewise.
         is_small: the outputs are few numbers, and cost the event loop little.
     """
 
@@ -40,6 +42,7 @@ class Answer:
     decode_s: float
     queue_s: float
     forward_s: float
+    encode_s: float
     is_small: bool
 
 
@@ -56,7 +59,7 @@ async def infer(
     Args:
         model: ready.
         arrival: this request's, with the model's batcher.
-        payloads: as the client sent them.
+        payloads: as the client sent them, or all of them items already.
         body_bytes: the size of the whole body; a small one is decoded on the loop.
         encode: of one row; the task's, as a rule.
         pool: for decoding and encoding what is not small.
@@ -65,10 +68,13 @@ async def infer(
         InvalidInput, TooLarge: of the first payload that is wrong; nothing was computed.
         QueueFull, Overloaded: there is no room or no time for all; nothing was decoded.
         ModelFailed, DeadlineExceeded: of the first item that failed.
+        RequestError: of `encode`.
     """
     arrival.reserve(len(payloads))
     started_s = perf_counter()
-    if body_bytes < model.task.inline_bytes:
+    if are_items(payloads):
+        tensors = list(payloads)
+    elif body_bytes < model.task.inline_bytes:
         tensors = [_decode(model.task, payloads, i) for i in range(len(payloads))]
     else:
         tensors = await _decode_in_pool(model.task, payloads, pool)
@@ -77,12 +83,14 @@ async def infer(
     items = arrival.submit(tensors)
     rows = await _rows_of(items)
 
+    started_s = perf_counter()
     is_small = all(_is_small(row, len(rows)) for row in rows)
     if is_small:
         outputs = _encode(encode, rows)
     else:
         outputs = await pool.encode(_encode, encode, rows)
-    return _answer(outputs, items, decode_s, is_small=is_small)
+    encode_s = perf_counter() - started_s
+    return _answer(outputs, items, decode_s, encode_s, is_small=is_small)
 
 
 async def _decode_in_pool(task: Task, payloads: Sequence[Any], pool: CodecPool) -> list[Any]:
@@ -123,6 +131,8 @@ def _is_small(row: Any, rows: int) -> bool:
 def _encode(encode: Encode, rows: Sequence[Any]) -> list[Any]:
     try:
         return [encode(row) for row in rows]
+    except RequestError:
+        raise
     except Exception as error:
         raise ModelFailed(
             f"the model's output cannot be encoded ({type(error).__name__})"
@@ -130,7 +140,12 @@ def _encode(encode: Encode, rows: Sequence[Any]) -> list[Any]:
 
 
 def _answer(
-    outputs: list[Any], items: Sequence[Item], decode_s: float, *, is_small: bool
+    outputs: list[Any],
+    items: Sequence[Item],
+    decode_s: float,
+    encode_s: float,
+    *,
+    is_small: bool,
 ) -> Answer:
     batches = [batch for item in items if (batch := item.batch)]
     waits = [batch.formed_s - item.queued_s for item in items if (batch := item.batch)]
@@ -141,5 +156,6 @@ def _answer(
         decode_s=decode_s,
         queue_s=max(waits),
         forward_s=max(batch.forward_s for batch in batches),
+        encode_s=encode_s,
         is_small=is_small,
     )

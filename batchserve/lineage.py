@@ -5,8 +5,8 @@ import secrets
 import struct
 import sys
 
-# Where what is in the shared memory: a number, two flags, and what each generation has come to.
-NEWEST, STOPPING, EVER_READY, READY = 0, 8, 9, 16
+# Where what is in the shared memory: a number, three flags, and what each generation has come to.
+NEWEST, STOPPING, EVER_READY, ENDING, READY = 0, 8, 9, 10, 16
 GENERATIONS = 1024
 # What that is: one of its workers has been ready, with all its models or without some.
 SOME, ALL = 1, 2
@@ -22,12 +22,15 @@ class Lineage:
         server: names this master among all there ever were.
         generation: of this process; a worker inherits its master's.
         max_requests: after which this worker shall be replaced.
+        first: whether this worker is the first that the server has forked.
     """
 
     def __init__(self) -> None:
         self.server = secrets.token_hex(8)
         self.generation = 0
         self.max_requests = sys.maxsize
+        self.first = False
+        self._ends = False
         self._shared = mmap.mmap(-1, READY + GENERATIONS)
 
     # What the master calls.
@@ -53,6 +56,16 @@ class Lineage:
         if complete or not self._shared[_ready(self.generation)]:
             self._shared[_ready(self.generation)] = ALL if complete else SOME
         self._shared[EVER_READY] = 1
+
+    def claim_end(self) -> bool:
+        """Return whether this worker, which cannot start, is the first, and so ends the server.
+
+        Gunicorn's master stumbles over a second one that wants to.
+        """
+        if not self._shared[ENDING]:
+            self._shared[ENDING] = 1
+            self._ends = True
+        return self._ends
 
     def is_covered(self, workers: int) -> bool:
         """Whether others answer meanwhile, with more models than this worker, if one fails here.

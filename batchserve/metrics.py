@@ -5,6 +5,7 @@ in the environment before this module is imported.
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from prometheus_client import (
@@ -16,8 +17,10 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+from prometheus_client.samples import Sample
 
 from batchserve.batch import Batch, Fault
+from batchserve.errors import DeadlineExceeded, Overloaded, QueueFull
 
 # Without the times at which series began, which would double their number.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -79,6 +82,28 @@ class Metrics:
         self.rejected = counter(
             "rejected_total", "Requests that were not computed, by the error's code.", "reason"
         )
+        self.slo_seconds = gauge("slo_seconds", "The promise; of models that make one.", "livemax")
+        self.serving = Gauge(
+            "batchserve_workers",
+            "Processes that serve.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.defaults = counter(
+            "defaults_total",
+            "Requests answered with an endpoint's default output, by the error's code.",
+            "endpoint",
+            "reason",
+        )
+
+    def introduce(self, model: str, version: str, slo_ms: float | None) -> None:
+        """Begin a version's series at 0: of one that begins at 1, rates do not see the first."""
+        for fault in Fault:
+            self.faults.labels(model, version, fault)
+        for error in (QueueFull, Overloaded, DeadlineExceeded):
+            self.rejected.labels(model, version, error.code)
+        if slo_ms is not None:
+            self.slo_seconds.labels(model, version).set(slo_ms / 1000)
 
     def on_batch(self, model: str, version: str, batch: Batch) -> None:
         """Count a batch after its forward pass."""
@@ -110,8 +135,16 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Return the text format: of all workers where there are several, of this process else."""
-        registry: Any = self._registry
-        if MULTIPROC_DIR in os.environ:
-            registry = CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return generate_latest(self._registry_of_all())
+
+    def readings(self) -> Iterator[Sample]:
+        """Yield every value, likewise."""
+        for family in self._registry_of_all().collect():
+            yield from family.samples
+
+    def _registry_of_all(self) -> Any:
+        if MULTIPROC_DIR not in os.environ:
+            return self._registry
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry

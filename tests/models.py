@@ -53,3 +53,10 @@ def not_a_module() -> int:
 
 def broken() -> nn.Module:
     raise RuntimeError("no such luck")
+
+
+class Splits(nn.Module):
+    """Any tensor to two: itself, and twice itself."""
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        return batch, 2 * batch

@@ -65,6 +65,7 @@ def test_defaults_of_the_server():
         "workers": 1,
         "accesslog": "-",
         "errorlog": "-",
+        "log_format": "text",
         "max_body_mb": 16,
         "default_timeout_ms": 30_000,
         "drain_seconds": 10,
@@ -73,6 +74,8 @@ def test_defaults_of_the_server():
         "hang_seconds": 60,
         "torch_threads": None,
         "decode_threads": None,
+        "otel_endpoint": None,
+        "fetch": {"hosts": (), "networks": (), "timeout_ms": 5000},
         "admin_token": None,
         "admin_bind": None,
         "model_folder": None,
@@ -87,6 +90,8 @@ def test_defaults_of_a_model(read):
     assert model.model_dump(exclude={"image", "batching"}) == {
         "name": "one",
         "source": "tests.models:tiny",
+        "entry": None,
+        "sha256": None,
         "architecture": None,
         "weights": None,
         "trust": False,
@@ -98,6 +103,7 @@ def test_defaults_of_a_model(read):
         "slo_ms": None,
         "device": "auto",
         "precision": "fp32",
+        "quantize": None,
         "compile": False,
         "reproducible": False,
     }
@@ -234,7 +240,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_known(refused, text, line):
     ("changes", "where", "known"),
     [
         ({"server": {"zzzzz": 1}}, "server.zzzzz", "bind, workers, accesslog"),
-        ({"zzzzz": 1}, "models.0.zzzzz", "name, source, architecture"),
+        ({"zzzzz": 1}, "models.0.zzzzz", "name, source, entry"),
         (
             {"batching": {"zzzzz": 1}},
             "models.0.batching.zzzzz",
@@ -291,6 +297,16 @@ def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_known(
         ({"image": {"mean": 0.5}}, "models.0.image.mean", "0.5"),
         ({"image": {"max_megapixels": 0}}, "models.0.image.max_megapixels", "0"),
         ({"labels": 5}, "models.0.labels", "5"),
+        ({"source": "http://a.org/m.pt"}, "models.0.source", "'http://a.org/m.pt'"),
+        ({"source": "s3://a/m.pt"}, "models.0.source", "'s3://a/m.pt'"),
+        ({"source": "file:///m.pt"}, "models.0.source", "'file:///m.pt'"),
+        ({"weights": "https://a.org/m.pt"}, "models.0.weights", "'https://a.org/m.pt'"),
+        ({"source": "m.pt", "sha256": "abc"}, "models.0.sha256", "'abc'"),
+        ({"source": "m.pt", "sha256": 5}, "models.0.sha256", "5"),
+        ({"source": "m.zip", "entry": "build"}, "models.0.entry", "'build'"),
+        ({"source": "m.zip", "entry": "model.py:build"}, "models.0.entry", "'model.py:build'"),
+        ({"source": "m.zip", "entry": "a/model:build"}, "models.0.entry", "'a/model:build'"),
+        ({"quantize": "int4"}, "models.0.quantize", "'int4'"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_key_and_itself(refused, changes, where, value):
@@ -312,10 +328,24 @@ def test_a_wrong_value_is_refused_with_its_key_and_itself(refused, changes, wher
         ({"image": {"std": [0.2, 0, 0.2]}}, "above 0"),
         ({"input_shape": [0]}, "1 or more, or -1 where it varies"),
         ({"compile": 7}, "boolean"),
+        ({"source": "http://a.org/m.pt"}, "http://a.org/m.pt is no safe place for a model: write"),
+        ({"weights": "https://a.org/m.pt"}, "a URL goes into source"),
+        ({"source": "m.zip", "entry": "build"}, "write module:callable, as in model:build"),
+        ({"entry": "model:build"}, "entry is of a file, and source 'tests.models:tiny' is none"),
+        ({"sha256": "0" * 64}, "sha256 is of a file, and source 'tests.models:tiny' is none"),
+        ({"quantize": "int4"}, "'int8-dynamic' or 'int8-weight-only'"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_would_be_right(refused, changes, fix):
     assert fix in refused(**changes)
+
+
+def test_a_checksum_may_be_in_capitals(read):
+    assert read(source="m.pt", sha256="AB" * 32).models[0].sha256 == "ab" * 32
+
+
+def test_an_entry_may_be_deep(read):
+    assert read(source="m.zip", entry="a.b.c:build").models[0].entry == "a.b.c:build"
 
 
 def test_a_long_value_is_shortened(refused):
@@ -682,8 +712,8 @@ def test_the_environment_fills_a_section_whose_keys_are_all_commented_out(read):
             "MODELS__0__BATCHING__MAX_BACH_SIZE",
             "models.0.batching.max_bach_size: unknown key; did you mean 'max_batch_size'?",
         ),
-        ("BIND", "bind: unknown key; known are server, models"),
-        ("CONFIG__SERVER", "config: unknown key; known are server, models"),
+        ("BIND", "bind: unknown key; known are server, models, endpoints"),
+        ("CONFIG__SERVER", "config: unknown key; known are server, models, endpoints"),
     ],
 )
 def test_an_unknown_variable_is_refused_with_the_nearest_key(refused, variable, line):
@@ -752,6 +782,9 @@ def test_the_environment_names_the_file(environ, path):
         ("source", "model.pt"),
         ("source", "deeper/model.pth"),
         ("source", "../model.pt"),
+        ("source", "model:v2.pt"),
+        ("source", "./model:v2"),
+        ("source", "C:model.pt"),
         ("weights", "weights.pth"),
         ("weights", "deeper/weights.pth"),
         ("weights", "resnet18"),
@@ -791,6 +824,9 @@ def test_a_tilde_is_the_home_folder(read, monkeypatch, key):
     [
         ("source", "torchvision:resnet18"),
         ("source", "package.module:callable"),
+        ("source", "package.module:"),
+        ("source", "https://example.org/model.pt"),
+        ("source", "http://localhost:9000/model.pt"),
         ("architecture", "torchvision:resnet18"),
         ("architecture", "package.module:callable"),
         ("weights", "DEFAULT"),

@@ -19,8 +19,10 @@ REQUEST_ERRORS = [
 # Programs match these: a change here breaks clients.
 PROMISED = {
     "BadRequest": (400, "bad_request"),
+    "Forbidden": (403, "forbidden"),
     "NotFound": (404, "not_found"),
     "MethodNotAllowed": (405, "method_not_allowed"),
+    "NotAcceptable": (406, "not_acceptable"),
     "TooLarge": (413, "too_large"),
     "UnsupportedMedia": (415, "unsupported_media_type"),
     "InvalidInput": (422, "invalid_input"),

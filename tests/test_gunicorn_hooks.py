@@ -82,3 +82,19 @@ def test_a_worker_that_cannot_start_does_not_end_a_server_that_has_been_ready(
     assert end_worker(code, os.getpid()) == other_code
     # In the master, for a worker that is gone.
     assert end_worker(code, os.getpid() + 1) == code
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+def test_of_two_workers_that_cannot_start_one_ends_the_server(lineage, monkeypatch):
+    other = Lineage()
+    other._shared = lineage._shared
+    assert end_worker(3, os.getpid()) == 3
+    monkeypatch.setattr(gunicorn_hooks, "LINEAGE", other)
+    assert end_worker(3, os.getpid()) == 1
+
+
+def test_the_first_worker_knows_that_it_is(lineage, monkeypatch):
+    monkeypatch.setattr(gunicorn_hooks, "_watch_boot", lambda worker: None)
+    for age, first in ((1, True), (2, False)):
+        gunicorn_hooks.post_fork(None, SimpleNamespace(age=age, max_requests=5))
+        assert lineage.first is first

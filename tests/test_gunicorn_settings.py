@@ -1,10 +1,12 @@
 """What Gunicorn is told, and what its master refuses."""
 
 import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.glogging import Logger
 
 from batchserve.config import Config, TlsConfig
 from batchserve.config_file import valid_config
@@ -13,9 +15,11 @@ from batchserve.gunicorn_settings import (
     MULTIPROC_DIR,
     WORKER_CLASS,
     gunicorn_settings,
+    refuse_address,
     refuse_bad_certificate,
     refuse_preload_with_cuda,
 )
+from batchserve.json_log import JsonLogger
 from batchserve.lineage import LINEAGE
 from batchserve.stores import open_store
 
@@ -50,6 +54,12 @@ def test_settings_come_from_the_config(environ):
 def test_the_environment_overrides_the_config(environ):
     settings = gunicorn_settings({**environ, "BATCHSERVE_SERVER__WORKERS": "5"})
     assert settings["workers"] == 5
+
+
+def test_the_log_is_text_or_json(environ):
+    assert gunicorn_settings(environ)["logger_class"] is Logger
+    json = gunicorn_settings({**environ, "BATCHSERVE_SERVER__LOG_FORMAT": "json"})
+    assert json["logger_class"] is JsonLogger
 
 
 def test_administration_and_encryption_reach_gunicorn(environ, tmp_path):
@@ -131,3 +141,29 @@ def test_preloading_is_refused_where_a_worker_will_use_cuda(configure, device, h
             refuse_preload_with_cuda(config, has_driver=has_driver)
     else:
         refuse_preload_with_cuda(config, has_driver=has_driver)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_an_address_in_use_is_refused(tmp_path, family):
+    path = str(tmp_path / "x.sock")
+    with socket.socket(family) as taken:
+        taken.bind(path if family is socket.AF_UNIX else ("127.0.0.1", 0))
+        taken.listen()
+        bind = f"unix:{path}" if family is socket.AF_UNIX else f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartupError, match="is in use; stop the server there"):
+            refuse_address(bind)
+    # What is left behind is in nobody's use.
+    refuse_address(bind)
+
+
+@pytest.mark.parametrize(
+    ("bind", "message"),
+    [
+        ("127.0.0.256:80", "cannot be bound"),
+        ("unix:/nowhere/x.sock", "there is no folder /nowhere; make it"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_refused_in_a_line(bind, message):
+    with pytest.raises(StartupError, match=message) as caught:
+        refuse_address(bind)
+    assert len(str(caught.value).splitlines()) == 1

@@ -106,9 +106,10 @@ def test_a_missing_module_without_a_name_is_reported_all_the_same(write_module):
         ("raise RuntimeError('no such luck')\n", "RuntimeError: no such luck"),
         ("1 / 0\n", "ZeroDivisionError: division by zero"),
         ("def model(:\n", "SyntaxError: "),
+        ("import sys\nsys.exit(2)\n", "SystemExit: 2"),
         ("from pathlib import importing_absent\n", "ImportError: cannot import name"),
     ],
-    ids=["raises", "divides", "syntax", "import-from"],
+    ids=["raises", "divides", "syntax", "exits", "import-from"],
 )
 def test_a_module_that_fails_is_reported_with_its_own_reason(write_module, text, reason):
     write_module("importing_fails.py", text)

@@ -82,6 +82,14 @@ def test_processes_share_it():
     assert master.ever_ready
 
 
+def test_the_first_that_cannot_start_ends_the_server():
+    master = Lineage()
+    one, other = fork(master), fork(master)
+    assert one.claim_end()
+    assert not other.claim_end()
+    assert one.claim_end()
+
+
 @pytest.mark.parametrize(
     ("generation", "reached", "workers", "covered"),
     [

@@ -65,6 +65,24 @@ def test_faults_are_counted_by_their_kind():
     assert found["batchserve_faults_total hung"] == 1
 
 
+def test_series_begin_at_zero_so_that_rates_see_the_first_event():
+    metrics = Metrics()
+    metrics.introduce("m", "1", slo_ms=250)
+    found = samples(metrics)
+    assert {found[f"batchserve_faults_total {fault}"] for fault in Fault} == {0}
+    assert found["batchserve_rejected_total overloaded"] == 0
+    assert found["batchserve_slo_seconds"] == 0.25
+    metrics.on_fault("m", "1", Fault.HUNG)
+    metrics.introduce("m", "1", slo_ms=250)
+    assert samples(metrics)["batchserve_faults_total hung"] == 1
+
+
+def test_a_model_without_a_promise_has_none():
+    metrics = Metrics()
+    metrics.introduce("m", "1", slo_ms=None)
+    assert "batchserve_slo_seconds" not in samples(metrics)
+
+
 def test_each_process_counts_for_itself():
     one, other = Metrics(), Metrics()
     one.on_answer("m", "1", 200, 0.5)

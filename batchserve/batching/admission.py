@@ -12,6 +12,8 @@ from batchserve.errors import Overloaded, QueueFull, TooLarge
 
 # Of the time that is left, no more is kept as a margin.
 MOST_MARGIN = 0.15
+# Of those who pass whoever waits, in standard deviations: as many more may come as usual.
+COMING_DEVIATIONS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +25,18 @@ class Backlog:
         busy_s: what is left of the pass that is running.
         decode_s: what decoding takes, before an item is on the queue.
         rate: items per second that have come lately.
+        rates: by priority, over a longer time.
         slack_s: by bucket, for how long the item that is next can still wait for its answer.
+        toll: by how much longer everything takes than its passes, because some fail.
     """
 
     loads: Mapping[Hashable, Mapping[Priority, Load]]
     busy_s: float
     decode_s: float
     rate: float
+    rates: Mapping[Priority, float]
     slack_s: Mapping[Hashable, float]
+    toll: float = 1.0
 
     @property
     def is_empty(self) -> bool:
@@ -74,7 +80,7 @@ def check_promise(count: int, terms: Terms, now_s: float, backlog: Backlog, cost
         # Nobody is held up, and an estimate that is too high would never be put right.
         return
     left_s = terms.due_s - now_s
-    expected_s = seconds_until_done(count, terms.priority, backlog, cost)
+    expected_s = backlog.toll * seconds_until_done(count, terms.priority, backlog, cost)
     margin_s = cost.margin_s(expected_s)
     if not is_in_time(expected_s, margin_s, left_s):
         late_s = max(0.0, expected_s + min(margin_s, MOST_MARGIN * left_s) - left_s)
@@ -107,7 +113,11 @@ def seconds_until_done(count: int, priority: Priority, backlog: Backlog, cost: C
     before = (position - 1) // knee * knee
     waiting_s = cost.seconds_for(own, before)
     waiting_s += sum(cost.seconds_for(key, items) for key, items in ahead.items())
-    starts_s = max(backlog.decode_s, backlog.busy_s + waiting_s)
+    an_item_s = cost.seconds(own, knee) / knee
+    free_s = backlog.busy_s + waiting_s
+    free_s += held_up_s(free_s, priority, backlog.rates, an_item_s)
+    by_share_s = backlog.busy_s + an_item_s * items_by_share(count, priority, backlog)
+    starts_s = max(backlog.decode_s, min(free_s, by_share_s))
     left_s = backlog.slack_s.get(own, math.inf)
     joined_s = starts_s + cost.seconds(own, position)
     if not before and not is_in_time(joined_s, cost.margin_s(joined_s), left_s):
@@ -133,6 +143,47 @@ def items_ahead(count: int, priority: Priority, loads: Mapping[Priority, Load]) 
         if other > priority
     )
     return ahead + shares
+
+
+def held_up_s(
+    waits_s: float, priority: Priority, rates: Mapping[Priority, float], an_item_s: float
+) -> float:
+    """Return for how much longer one waits because others of other priorities come meanwhile.
+
+    Args:
+        waits_s: what one would wait if nobody came.
+        priority: of who waits.
+        rates: items per second that come, by priority.
+        an_item_s: what each of them takes of the device's time.
+    """
+    higher = sum(rate for other, rate in rates.items() if other < priority)
+    lower = sum(
+        min(rate * an_item_s, WEIGHTS[other] / (WEIGHTS[other] + WEIGHTS[priority]))
+        for other, rate in rates.items()
+        if other > priority
+    )
+    left = 1 - higher * an_item_s - lower
+    if left <= 0:
+        return math.inf
+    until_s = waits_s / left
+    return until_s - waits_s + COMING_DEVIATIONS * math.sqrt(higher * until_s) * an_item_s
+
+
+def items_by_share(count: int, priority: Priority, backlog: Backlog) -> float:
+    """Return after how many items the last of `count` new ones is served, whoever passes it.
+
+    Its priority has its share: of the items that are served, so many are its own. Infinity: there
+    is nobody who could pass it.
+    """
+    same = 0
+    present = {other for other, rate in backlog.rates.items() if rate} | {priority}
+    for loads in backlog.loads.values():
+        present |= loads.keys()
+        load = loads.get(priority)
+        same += min(load.items, count * load.requests) if load else 0
+    if min(present) == priority:
+        return math.inf
+    return (same + count) * sum(WEIGHTS[other] for other in present) / WEIGHTS[priority]
 
 
 def whole_seconds(seconds: float) -> int:

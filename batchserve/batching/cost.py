@@ -121,8 +121,9 @@ class Cost:
         self._drift = Drift()
         self._deviation = FIRST_DEVIATION
         self._full_passes = 0
-        # What `size_worth` has found, until the next pass: it is asked with every request.
+        # What was found, until the next pass: it is asked with every request.
         self._found: dict[tuple[Hashable, int, float], int] = {}
+        self._expected_s: dict[tuple[Hashable, int], float] = {}
 
     @property
     def is_known(self) -> bool:
@@ -130,8 +131,12 @@ class Cost:
 
     def seconds(self, key: Hashable, size: int) -> float:
         """Return what a pass is expected to take; 0 while nothing is known."""
-        curve = self._curve(key)
-        return self._drift.seconds(curve.at(size)) if curve and size else 0.0
+        expected_s = self._expected_s.get((key, size))
+        if expected_s is None:
+            curve = self._curve(key)
+            expected_s = self._drift.seconds(curve.at(size)) if curve and size else 0.0
+            self._expected_s[key, size] = expected_s
+        return expected_s
 
     def seconds_for(self, key: Hashable, items: int) -> float:
         """Return what so many items will take, in batches of the best size."""
@@ -198,7 +203,7 @@ class Cost:
             unexplained = ratio * expected_s / self._drift.seconds(usual_s)
             curve.bend(size, CURVE_WEIGHT * math.log(unexplained))
             self._deviation += DEVIATION_WEIGHT * (abs(ratio - 1) - self._deviation)
-        self._found.clear()
+        self._forget_found()
         curve.count(size)
         self._count_full(key, curve, size)
 
@@ -209,7 +214,11 @@ class Cost:
         self._full_passes = self._full_passes + 1 if size == knee else 0
         if self._full_passes and self._full_passes % TRY_EVERY == 0:
             curve.forget_beyond(knee)
-            self._found.clear()
+            self._forget_found()
+
+    def _forget_found(self) -> None:
+        self._found.clear()
+        self._expected_s.clear()
 
     def _rates(self, key: Hashable, most: int) -> dict[int, float]:
         """Items per second by batch size; where nothing is known, as many as there may be."""

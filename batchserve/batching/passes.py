@@ -77,6 +77,7 @@ class Passes:
         parts = [batch]
         while parts:
             part = self._alive(parts.pop())
+            self._scheduler.retrying(parts)
             if not part.items:
                 continue
             if len(part) > self._scheduler.memory.of(part.bucket_key, self._clock()):

@@ -6,17 +6,24 @@ decoded, and what is known of the pass that is running.
 """
 
 import math
-from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
-from batchserve.batching.admission import Backlog, check_places, check_promise, is_in_time
+from batchserve.batching.admission import (
+    Backlog,
+    check_places,
+    check_promise,
+    held_up_s,
+    is_in_time,
+)
+from batchserve.batching.arrivals import Arrivals
 from batchserve.batching.bucket import Bucket, Lane, Load
 from batchserve.batching.cost import Cost
 from batchserve.batching.memory_limit import MemoryLimit
 from batchserve.batching.policy import Close, Policy, View, Wait
 from batchserve.batching.shares import Shares
+from batchserve.batching.toll import Toll
 from batchserve.errors import Overloaded
 
 # How fast a change of what decoding takes is followed.
@@ -54,9 +61,11 @@ class Scheduler:
         self._held: dict[Hashable, tuple[Priority, int]] = {}
         self._places_held = 0
         self._running: Batch | None = None
+        self._to_retry: Sequence[Batch] = ()  # parts of a batch that has failed
+        self._toll = Toll()
         self._free_since_s = 0.0
         self._decode_s = 0.0
-        self._came_s: deque[float] = deque(maxlen=policy.max_batch_size)
+        self._arrivals = Arrivals(company=policy.max_batch_size)
 
     # Who is let in.
 
@@ -69,7 +78,7 @@ class Scheduler:
             Overloaded: they would be late.
         """
         over = self.taken + count - self._max_queue_size
-        if over > self._late:
+        if over > 0 and over > self._late:
             backlog = self.backlog(now_s)
             check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
         if self.policy.keeps_promises and not self._is_surely_in_time(count, terms, now_s):
@@ -138,6 +147,7 @@ class Scheduler:
             draining: nobody is waited for.
         """
         until_s = math.inf
+        self._to_retry = ()  # whatever has become of them: the device is free
         for bucket in list(self._buckets.values()):
             self._give_up(bucket, now_s)
         for bucket in sorted(self._buckets.values(), key=self._turn_of):
@@ -164,10 +174,15 @@ class Scheduler:
         """A pass has begun."""
         self._running = batch
 
+    def retrying(self, parts: Sequence[Batch]) -> None:
+        """These parts of a batch that has failed are computed before anything else."""
+        self._to_retry = parts
+
     def finished(self, batch: Batch, now_s: float, *, succeeded: bool) -> None:
         """A pass has ended, after `batch.forward_s`."""
         self._running = None
         self._free_since_s = now_s
+        self._toll.observe(batch.forward_s, again=batch.reason is CloseReason.RETRY)
         if succeeded:
             self.cost.observe(batch.bucket_key, len(batch), batch.forward_s)
             self.memory.sufficed(batch.bucket_key, len(batch), now_s)
@@ -243,7 +258,7 @@ class Scheduler:
         if not bucket.lanes[item.terms.priority]:
             self._join(item.terms.priority)
         bucket.append(item)
-        self._came_s.append(item.queued_s)
+        self._arrivals.came(item.terms.priority, item.queued_s)
         self.queued += 1
 
     def _join(self, priority: Priority) -> None:
@@ -316,22 +331,26 @@ class Scheduler:
         if self._held:
             loads[None] = self._loads_held()
         slack_s = {bucket.key: bucket.due_s - now_s for bucket in self._buckets.values()}
-        return Backlog(loads, self._busy_s(now_s), self._decode_s, self._rate(now_s), slack_s)
-
-    def _rate(self, now_s: float) -> float:
-        """Items per second, as the last ones came that would fill a batch."""
-        since_s = now_s - self._came_s[0] if self._came_s else 0.0
-        return len(self._came_s) / since_s if since_s > 0 else 0.0
+        return Backlog(
+            loads, self._busy_s(now_s), self._decode_s, self._arrivals.rate(now_s),
+            self._arrivals.rates(now_s), slack_s, self._toll.factor,
+        )  # fmt: skip
 
     def _is_surely_in_time(self, count: int, terms: Terms, now_s: float) -> bool:
         """Whether even one by one all would be computed in time: most often, and soon told."""
-        if len(self._buckets) > 1:
-            return False
-        key = next(iter(self._buckets), None)
         busy_s = self._busy_s(now_s)
-        company = self._rate(now_s) * busy_s
-        items = self.taken + count + company
-        expected_s = busy_s + items * self.cost.seconds(key, 1) + self._decode_s
+        alone_s = self.cost.seconds(None, 1)
+        queued_s = 0.0
+        for key, bucket in self._buckets.items():
+            each_s = self.cost.seconds(key, 1)
+            alone_s = max(alone_s, each_s)
+            queued_s += len(bucket) * each_s
+        others = self._places_held + count + self._arrivals.rate(now_s) * busy_s
+        expected_s = busy_s + queued_s + others * alone_s + self._decode_s
+        if self._arrivals.are_mixed:
+            rates = self._arrivals.rates(now_s)
+            expected_s += held_up_s(expected_s, terms.priority, rates, alone_s)
+        expected_s *= self._toll.factor
         return is_in_time(expected_s, self.cost.margin_s(expected_s), terms.due_s - now_s)
 
     def backlog_s(self, now_s: float) -> float:
@@ -347,12 +366,16 @@ class Scheduler:
         return loads
 
     def _busy_s(self, now_s: float) -> float:
-        """What is left of the pass that is running; one that is over its time may go on as long."""
-        if self._running is None:
-            return 0.0
-        running = self._running
-        expected_s = self.cost.seconds(running.bucket_key, len(running))
-        return abs(running.started_s + expected_s - now_s)
+        """What is left of the pass that is running, and of the batch that it is a part of.
+
+        A pass that is over its time may go on as long.
+        """
+        busy_s = sum(self.cost.seconds(part.bucket_key, len(part)) for part in self._to_retry)
+        if self._running is not None:
+            running = self._running
+            expected_s = self.cost.seconds(running.bucket_key, len(running))
+            busy_s += abs(running.started_s + expected_s - now_s)
+        return busy_s
 
     def __repr__(self) -> str:
         return f"<Scheduler | {self.queued} queued, {self.running} running>"

@@ -23,6 +23,7 @@ class ModelRepository:
         on_batch: called with each version's batches.
         on_fault: called with what went wrong with one.
         hang_s: a forward pass that takes longer never returns.
+        threads: cores that a forward pass may use; None: as many as torch is told to.
 
     Attributes:
         versions: what requests can find.
@@ -35,19 +36,21 @@ class ModelRepository:
         on_batch: OnBatch = lambda _model, _batch: None,
         on_fault: OnFault = lambda _model, _fault: None,
         hang_s: float = math.inf,
+        threads: int | None = None,
     ) -> None:
-        self._on_batch, self._on_fault, self._hang_s = on_batch, on_fault, hang_s
+        self._on_batch, self._on_fault = on_batch, on_fault
+        self._hang_s, self._threads = hang_s, threads
         self._current: dict[str, str] = {}
         # What requests have found since the last change.
         self._found: dict[tuple[str | None, str | None], ModelVersion] = {}
-        self.versions = [ModelVersion(config, hang_s) for config in configs]
+        self.versions = [ModelVersion(config, hang_s, threads=threads) for config in configs]
         self.retiring: list[ModelVersion] = []
 
     # Changing it.
 
     def add(self, config: ModelConfig, serial: int = 0) -> ModelVersion:
         """Put a version there, which is not loaded yet."""
-        version = ModelVersion(config, self._hang_s, serial)
+        version = ModelVersion(config, self._hang_s, serial, self._threads)
         self.versions.append(version)
         self._found.clear()
         return version

@@ -23,6 +23,7 @@ from batchserve.runners.forward import Forward
 from batchserve.runners.warmup import choose_runner
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
+from batchserve.tasks.tensors import TensorSpec, specs_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,16 +72,25 @@ class ModelVersion:
         config: where it comes from and how it is run.
         hang_s: a forward pass that takes longer never returns.
         serial: tells apart what was loaded at different times under one name and version.
+        threads: cores that a forward pass may use; None: as many as torch is told to.
     """
 
     task: Task
     batcher: Batcher
     device: str
     forward_s: dict[int, float]  # seconds by batch size, at warm-up
+    outputs: tuple[TensorSpec, ...] = ()  # of the example; empty: there is none
 
-    def __init__(self, config: ModelConfig, hang_s: float = math.inf, serial: int = 0) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        hang_s: float = math.inf,
+        serial: int = 0,
+        threads: int | None = None,
+    ) -> None:
         self.config = config
         self._hang_s = hang_s
+        self._threads = threads
         self.name = config.name
         self.version = config.version
         self.serial = serial
@@ -222,13 +232,17 @@ class ModelVersion:
         module = place_module(module, self.config, device)
         self._module = weakref.ref(module)
         pad_to = self.config.batching.max_batch_size if self.config.reproducible else None
-        return Forward(module, self.task, device, DTYPES[self.config.precision], pad_to)
+        dtype = DTYPES[self.config.precision]
+        return Forward(module, self.task, device, dtype, pad_to, self._threads)
 
     def _warm_up(self, forward: Forward) -> dict[int, float]:
         def show(done: int, of: int | None) -> None:
             self.progress = Progress("warm-up", done, of)
 
-        return warm(self.config, self.task, forward, show)
+        seconds, row = warm(self.config, self.task, forward, show)
+        if row is not None:
+            self.outputs = specs_of(row, fixed=self.task.fixed_shape)
+        return seconds
 
     async def _start(self, forward: Forward, on_batch: OnBatch, on_fault: OnFault) -> Batcher:
         size = self.max_batch_size

@@ -24,7 +24,9 @@ ROOM_FOR_PASSES = 2
 OnSize = Callable[[int, int | None], None]
 
 
-def warm(config: ModelConfig, task: Task, forward: Forward, on_size: OnSize) -> dict[int, float]:
+def warm(
+    config: ModelConfig, task: Task, forward: Forward, on_size: OnSize
+) -> tuple[dict[int, float], Any]:
     """Run every batch size in use, on the task's example.
 
     Args:
@@ -34,8 +36,8 @@ def warm(config: ModelConfig, task: Task, forward: Forward, on_size: OnSize) -> 
         on_size: called with how many sizes have been tried, and of how many if that is known.
 
     Returns:
-        Seconds of a pass by batch size, the largest being the one to use; empty where nothing tells
-        the shape of an input.
+        Seconds of a pass by batch size, the largest being the one to use, and the example's row;
+        nothing and None where nothing tells the shape of an input.
 
     Raises:
         LoadError: the model fails on the example, or cannot keep what the config promises.
@@ -43,7 +45,7 @@ def warm(config: ModelConfig, task: Task, forward: Forward, on_size: OnSize) -> 
     example = task.example()
     if example is None:
         _do_without_example(config)
-        return {}
+        return {}, None
     batching = config.batching
     of = sizes_to_try(forward, batching.max_batch_size)
     done = 0
@@ -58,7 +60,8 @@ def warm(config: ModelConfig, task: Task, forward: Forward, on_size: OnSize) -> 
     most = min(MOST, batching.max_queue_size)
     try:
         seconds = warm_up(forward, example, batching.max_batch_size, tried, most)
-        _try_encoding(task, forward([example])[0])
+        (row,) = forward([example])
+        _try_encoding(task, row)
         if config.reproducible:
             _verify_reproducible(config, forward, example, max(seconds))
     except LoadError:
@@ -70,7 +73,7 @@ def warm(config: ModelConfig, task: Task, forward: Forward, on_size: OnSize) -> 
         ) from error
     _advise(config, seconds)
     _check_promise(config, seconds)
-    return seconds
+    return seconds, row
 
 
 def _do_without_example(config: ModelConfig) -> None:

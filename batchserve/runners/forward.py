@@ -27,7 +27,11 @@ class Forward:
         pad_to: rows of every batch: shorter ones repeat their last item, and what comes of that is
             cut off. A kernel is chosen, and work is split, by the size of a batch, and then sums
             are rounded otherwise: only in batches of one size has an item one answer to the bit.
+        threads: cores that a pass may use; None: as many as torch is told to on this thread.
         device_answers: asked after a failure whether the device still does.
+
+    Attributes:
+        threads: cores that a pass uses.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Forward:
         device: torch.device,
         dtype: torch.dtype,
         pad_to: int | None = None,
+        threads: int | None = None,
         device_answers: Callable[[torch.device], bool] = devices.answers,
     ) -> None:
         self._module = module
@@ -45,6 +50,11 @@ class Forward:
         self._dtype = dtype
         self.pad_to = pad_to
         self._device_answers = device_answers
+        self.threads = threads or torch.get_num_threads()
+
+    @property
+    def on_cpu(self) -> bool:
+        return self._device.type == "cpu"
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         """Return one row for each item, on the CPU, or a `RowFault` in its place.
@@ -73,8 +83,8 @@ class Forward:
 
     @torch.inference_mode()
     def _pass(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
-        # OpenMP's number of threads is each thread's own; torch sets it when it is first asked.
-        torch.get_num_threads()
+        # OpenMP's number of threads is each thread's own, and each model's.
+        torch.set_num_threads(self.threads)
         items = self._padded(tensors)
         batch = mapped(self._to_device, self._task.collate(items))
         inputs = mapped(self._to_precision, self._task.preprocess(batch))

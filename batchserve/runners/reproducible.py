@@ -28,15 +28,16 @@ def is_reproducible(forward: Forward, example: torch.Tensor, size: int) -> bool:
 def _has_one_answer(
     forward: Forward, example: torch.Tensor, size: int, random: torch.Generator
 ) -> bool:
-    item = _like(example, random)
+    item = variation_of(example, random)
     answers = forward([item] * size)
     for parity in (0, 1):
-        mixed = [item if i % 2 == parity else _like(example, random) for i in range(size)]
+        mixed = [item if i % 2 == parity else variation_of(example, random) for i in range(size)]
         answers += forward(mixed)[parity::2]
     return len({_bits(answer) for answer in answers}) == 1
 
 
-def _like(example: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+def variation_of(example: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Return a random item like an example, or that where others may not be valid."""
     if example.is_floating_point():
         return torch.randn(example.shape, generator=random).to(example.dtype)
     if example.dtype == torch.uint8:

@@ -1,8 +1,10 @@
 """Run a model before anybody waits for it, and learn where its forward pass should run."""
 
 import asyncio
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from statistics import median
 
 import torch
@@ -11,12 +13,19 @@ from batchserve.runners.base import OutOfMemory, Runner
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
 from batchserve.runners.thread import ThreadRunner
+from batchserve.runners.threads import choose_threads
 
-# Whatever blocks the event loop for longer makes other requests wait for it.
+# Whatever blocks the event loop for longer makes other requests wait for it, which may pay for a
+# pass, but not for a long one.
 LOOP_BUDGET_S = 200e-6
 DOUBTFUL_S = 2e-3
 TRIALS, TRIALS_S = 20, 0.3
+# What the loop does for a request; a pass that takes this share of that, for all requests in its
+# batch, is not worth a thread, which contends with the loop for the GIL.
+REQUEST_S, LIGHT = 50e-6, 0.25
 TIMED_PASSES, TIMED_S = 5, 0.3
+# The size of batch by which the number of threads is chosen.
+USUAL = 8
 # Where N is to be found out: a size pays if an item takes so much less, and the search ends after
 # so many sizes in a row that do not, or a pass so long. The time of one pass is a wait for others.
 GAIN = 0.05
@@ -38,7 +47,8 @@ def warm_up(
 
     These are the powers of two up to `max_batch_size` and that itself. Where it is not stated, they
     are as many as pay; where every batch is padded, all sizes are one. A size that the memory does
-    not suffice for ends it.
+    not suffice for ends it. First the number of threads is chosen, unless batches are padded:
+    answers that are to stay the same to the bit must not hang on how busy the machine was.
 
     Args:
         forward: the pass to warm up.
@@ -54,9 +64,12 @@ def warm_up(
         OutOfMemory: the memory does not even suffice for the smallest.
     """
     if forward.pad_to is not None:
-        took_s = _seconds_of_pass(forward, [example] * forward.pad_to)
+        took_s = seconds_of_pass(forward, [example] * forward.pad_to)
         on_size(forward.pad_to, took_s)
         return {1: took_s, forward.pad_to: took_s}
+    usual = min(max_batch_size or USUAL, USUAL, most)
+    with suppress(OutOfMemory):
+        forward.threads = choose_threads(forward, [example] * usual)
     if max_batch_size is None:
         return _search(forward, example, on_size, most)
     seconds = {}
@@ -85,7 +98,7 @@ def _search(
         if disappoints(seconds):
             # It may have been the machine, which had something else to do meanwhile.
             for last in list(seconds)[-DISAPPOINTMENTS - 1 :]:
-                seconds[last] = min(seconds[last], _seconds_of_pass(forward, [example] * last))
+                seconds[last] = min(seconds[last], seconds_of_pass(forward, [example] * last))
             if disappoints(seconds):
                 break
     largest = max(largest_that_pays(seconds), LEAST)
@@ -116,7 +129,7 @@ def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tu
     """Yield sizes with the seconds of a pass, as far as the memory suffices."""
     for size in _sizes(most):
         try:
-            took_s = _seconds_of_pass(forward, [example] * size)
+            took_s = seconds_of_pass(forward, [example] * size)
         except OutOfMemory:
             if size == 1:
                 raise
@@ -124,8 +137,8 @@ def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tu
         yield size, took_s
 
 
-def _seconds_of_pass(forward: Forward, items: list[torch.Tensor]) -> float:
-    # The shortest of a few: whatever else the machine does, or is done once only, adds to it.
+def seconds_of_pass(forward: Forward, items: Sequence[torch.Tensor]) -> float:
+    """Return the shortest of a few passes: whatever else the machine does adds to the others."""
     first_s = _timed(forward, items)
     passes = [_timed(forward, items)]
     while len(passes) < TIMED_PASSES and sum(passes) < TIMED_S:
@@ -133,7 +146,7 @@ def _seconds_of_pass(forward: Forward, items: list[torch.Tensor]) -> float:
     return min(first_s, *passes)
 
 
-def _timed(forward: Forward, items: list[torch.Tensor]) -> float:
+def _timed(forward: Forward, items: Sequence[torch.Tensor]) -> float:
     started_s = time.perf_counter()
     forward(items)
     return time.perf_counter() - started_s
@@ -151,45 +164,57 @@ async def choose_runner(
         size: the largest batch.
     """
     threaded = ThreadRunner(forward)
-    # Only a light pass leaves any doubt; trying a heavy one here would block the loop.
     if example is None or full_batch_s > DOUBTFUL_S:
         return threaded
-    items = [example] * size
-    trials: list[tuple[float, float]] = []
-    until_s = time.perf_counter() + TRIALS_S
-    while len(trials) < TRIALS and (not trials or time.perf_counter() < until_s):
-        trials.append(await _compare(forward, threaded, items))
-    inline_s = median(inline_s for inline_s, _ in trials)
-    hand_over_s = median(threaded_s - inline_s for inline_s, threaded_s in trials)
-    if inline_s > max(hand_over_s, LOOP_BUDGET_S):
+    light_s = max(LOOP_BUDGET_S, LIGHT * size * REQUEST_S)
+    if full_batch_s > light_s and await _thread_pays(forward, threaded, [example] * size):
         return threaded
     threaded.close()
     return InlineRunner(forward)
 
 
+async def _thread_pays(
+    forward: Forward, threaded: ThreadRunner, items: Sequence[torch.Tensor]
+) -> bool:
+    """Whether the loop gets its work done sooner if a pass runs on another thread meanwhile."""
+    trials: list[tuple[float, float]] = []
+    until_s = time.perf_counter() + TRIALS_S
+    while len(trials) < TRIALS and (not trials or time.perf_counter() < until_s):
+        trials.append(await _compare(forward, threaded, items))
+    apart_s = median(apart_s for apart_s, _ in trials)
+    beside_s = median(beside_s for _, beside_s in trials)
+    return beside_s < apart_s
+
+
 async def _compare(
-    forward: Forward, threaded: ThreadRunner, items: list[torch.Tensor]
+    forward: Forward, threaded: ThreadRunner, items: Sequence[torch.Tensor]
 ) -> tuple[float, float]:
-    """Return the seconds of a pass on this thread and on another, beside a busy loop."""
+    """Return the seconds of a pass and of answering a batch: one after the other, and together."""
     started_s = time.perf_counter()
     forward(items)
-    inline_s = time.perf_counter() - started_s
-    # A thread contends with the loop for the GIL; beside an idle one it would look too good.
-    busy = asyncio.create_task(_answer_requests())
+    await _answer(len(items))
+    apart_s = time.perf_counter() - started_s
+
     started_s = time.perf_counter()
-    await threaded.forward(items)
-    threaded_s = time.perf_counter() - started_s
-    busy.cancel()
-    return inline_s, threaded_s
+    await asyncio.gather(threaded.forward(items), _answer(len(items)))
+    return apart_s, time.perf_counter() - started_s
 
 
-async def _answer_requests() -> None:
-    """Hold the GIL as a loop does that parses and answers requests, 100 µs each."""
-    while True:
-        until_s = time.perf_counter() + 100e-6
+async def _answer(count: int) -> None:
+    """Do what parsing and answering so many requests does to other threads.
+
+    Whoever sends lets go of the GIL, and a thread that takes it then may keep it for 5 ms.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    for _ in range(count):
+        until_s = time.perf_counter() + REQUEST_S
         while time.perf_counter() < until_s:
             pass
+        os.write(writing, b".")
         await asyncio.sleep(0)
+    os.close(reading)
+    os.close(writing)
 
 
 def _sizes(most: int) -> Iterator[int]:

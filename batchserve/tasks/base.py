@@ -1,13 +1,16 @@
 """What a task is: from one input to one item, and from one output row to JSON."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from batchserve.config import ModelConfig
+from batchserve.tasks.payloads import from_rows, spec_of
+from batchserve.tasks.tensors import TensorSpec
 
 
 class Parameters(BaseModel):
@@ -29,6 +32,8 @@ class Task(ABC):
         media_types: of a body that is one raw input; `image/*` stands for all images.
         inline_bytes: bodies below this size are decoded on the event loop, because a hand-over to
             a thread (about 100 µs) would cost more; 0: none is.
+        arrays: whether `decode` also takes numpy arrays of numbers, and an output row is a tensor,
+            so that binary forms can hold both.
         finite_rows: whether NaN or infinity in an answer is a failure, of that one item.
     """
 
@@ -37,7 +42,18 @@ class Task(ABC):
     Parameters: ClassVar[type[BaseModel]] = Parameters
     media_types: ClassVar[tuple[str, ...]] = ()
     inline_bytes: ClassVar[int] = 0
+    arrays: ClassVar[bool] = False
     finite_rows: ClassVar[bool] = False
+
+    @property
+    def input_dims(self) -> int | None:
+        """How many dimensions an input has as an array; None: that varies."""
+        return None
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """The names of the classes that a row has scores for, if it has."""
+        return None
 
     @property
     def fixed_shape(self) -> bool:
@@ -87,6 +103,29 @@ class Task(ABC):
     def postprocess(self, output: Any) -> Any:
         """Finish the model's output, on the device."""
         return output
+
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """Return the tensors of a request where inputs are named tensors: one, unless overridden.
+
+        It is called `input`; `Input` tells what it holds.
+        """
+        return (spec_of(type(self)),)
+
+    def payloads(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Sequence[Any]:
+        """Return a payload for each item of a request whose inputs are named tensors.
+
+        Args:
+            tensors: those that `input_specs` names. The first dimension is the request's items,
+                of whatever shape and datatype they are; BYTES are an array of bytes objects.
+
+        Returns:
+            What `decode` takes; or, all of them, what it returns, where nothing is left to decode.
+
+        Raises:
+            InvalidInput: with what is wrong and what would be right.
+        """
+        (spec,) = self.input_specs()
+        return from_rows(type(self), tensors[spec.name])
 
     def example(self) -> torch.Tensor | None:
         """Return an item to warm up with, or None if there is no telling."""

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -12,9 +13,11 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from batchserve.config import ImageConfig, ModelConfig
-from batchserve.errors import LoadError
+from batchserve.errors import InvalidInput, LoadError
 from batchserve.tasks import image as images
 from batchserve.tasks.base import Parameters, Task
+from batchserve.tasks.payloads import elements_of
+from batchserve.tasks.tensors import INPUT, ONE_OF_BYTES, TensorSpec, datatype_of
 
 # float32 has no more.
 SCORE_DIGITS = 7
@@ -75,6 +78,10 @@ class ImageClassification(Task):
         return cls(ImageConfig(**{**_preset(config), **stated}), _labels(config))
 
     @property
+    def labels(self) -> list[str] | None:
+        return self._labels
+
+    @property
     def fixed_shape(self) -> bool:
         return True
 
@@ -96,8 +103,40 @@ class ImageClassification(Task):
         )
         return torch.from_numpy(np.array(pixels))
 
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        return (ONE_OF_BYTES,)
+
+    def payloads(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Sequence[Any]:
+        """Return files to decode, from BYTES; or items, if the client has done that itself.
+
+        Those are pixels, UINT8 of shape (n, crop, crop, 3), or what the model shall see, floats of
+        shape (n, 3, crop, crop), already normalised.
+
+        Raises:
+            InvalidInput: anything else, or floats that are not finite.
+        """
+        array = tensors[INPUT]
+        if array.dtype == object:
+            return elements_of(array)
+        crop = self._config.crop
+        if array.dtype == np.uint8 and array.shape[1:] == (crop, crop, 3):
+            return list(torch.from_numpy(array.copy()))
+        if array.dtype.kind != "f" or array.shape[1:] != (3, crop, crop):
+            raise InvalidInput(
+                f"{datatype_of(array.dtype)} of shape {[*array.shape]} are no images; send files "
+                f"as BYTES of shape [n], pixels as UINT8 of shape [n, {crop}, {crop}, 3], or what "
+                f"is normalised already as FP32 of shape [n, 3, {crop}, {crop}]"
+            )
+        with np.errstate(over="ignore"):
+            planes = array.astype(np.float32)
+        if not np.isfinite(planes).all():
+            raise InvalidInput("the images must be finite; something in them is NaN or infinite")
+        return list(torch.from_numpy(planes))
+
     def preprocess(self, batch: torch.Tensor) -> torch.Tensor:
-        """Normalise: uint8 (n, crop, crop, 3) to float32 (n, 3, crop, crop)."""
+        """Normalise: uint8 (n, crop, crop, 3) to float32 (n, 3, crop, crop); floats stay as is."""
+        if batch.is_floating_point():
+            return batch
         scale, shift = self._scale.to(batch.device), self._shift.to(batch.device)
         planes = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return planes.mul_(scale).add_(shift)
@@ -112,8 +151,8 @@ class ImageClassification(Task):
         Raises:
             ValueError: the model's number of classes is not that of the labels.
         """
-        if row.ndim != 1 or (self._labels is not None and len(self._labels) != row.numel()):
-            labels = "" if self._labels is None else f", and there are {len(self._labels)} labels"
+        if row.ndim != 1 or (self.labels is not None and len(self.labels) != row.numel()):
+            labels = "" if self.labels is None else f", and there are {len(self.labels)} labels"
             raise ValueError(
                 f"the model answers with shape {list(row.shape)}{labels}; image-classification "
                 f"needs one score for each class, and a label for each or none"
@@ -128,7 +167,7 @@ class ImageClassification(Task):
         return torch.zeros(self._config.crop, self._config.crop, 3, dtype=torch.uint8)
 
     def _label(self, index: int) -> str:
-        return str(index) if self._labels is None else self._labels[index]
+        return str(index) if self.labels is None else self.labels[index]
 
 
 def _preset(config: ModelConfig) -> dict[str, Any]:

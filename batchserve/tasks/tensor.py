@@ -1,5 +1,6 @@
 """Numbers in, numbers out."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -9,12 +10,11 @@ from pydantic import BaseModel, Field
 from batchserve.config import ModelConfig
 from batchserve.errors import InvalidInput
 from batchserve.tasks.base import Task
-
-VARIES = -1
+from batchserve.tasks.tensors import INPUT, VARIES, TensorSpec, datatype_of, holds_text
 
 
 class TensorTask(Task):
-    """A tensor as nested lists of numbers.
+    """A tensor as nested lists of numbers, or as a numpy array.
 
     Args:
         shape: of one item, -1 where a size varies; None: anything.
@@ -25,6 +25,7 @@ class TensorTask(Task):
     Output: ClassVar[Any] = Annotated[Any, Field(description="Nested lists of numbers.")]
     # 32 KiB are some 3,000 numbers, parsed and copied within 100 µs.
     inline_bytes: ClassVar[int] = 32 * 1024
+    arrays: ClassVar[bool] = True
 
     def __init__(self, shape: tuple[int, ...] | None = None, dtype: str = "float32") -> None:
         self.shape = shape
@@ -34,7 +35,12 @@ class TensorTask(Task):
     def from_config(cls, config: ModelConfig, module: torch.nn.Module) -> Self:
         if config.input_shape is not None or config.input_dtype != "float32":
             return cls(config.input_shape, config.input_dtype)
-        return cls(shape_of_first_linear(module))
+        told = input_of_program(module)
+        return cls(*told) if told else cls(shape_of_first_linear(module))
+
+    @property
+    def input_dims(self) -> int | None:
+        return None if self.shape is None else len(self.shape)
 
     @property
     def fixed_shape(self) -> bool:
@@ -46,24 +52,25 @@ class TensorTask(Task):
         Raises:
             InvalidInput: ragged, of another shape, not numbers, or not finite.
         """
+        if holds_text(payload):
+            raise self._no_number()
         try:
             array = np.asarray(payload)
         except ValueError:
             raise InvalidInput("the nested lists are ragged; every row needs one length") from None
-        if array.dtype.kind not in "biuf":
-            raise InvalidInput(f"the input must be {self._wanted}; something in it is not a number")
-        if self.shape is not None and not _fits(array.shape, self.shape):
-            raise InvalidInput(f"the input has shape {list(array.shape)}, not {self._wanted}")
-        if array.dtype.kind == "f" and self.dtype.kind != "f" and array.size:
-            raise InvalidInput(f"the input must be {self._wanted}; something in it is a fraction")
-        with np.errstate(over="ignore"):
-            converted = array.astype(self.dtype)
-        if self.dtype.kind == "f":
-            if not np.isfinite(converted).all():
-                raise InvalidInput(f"the input must be {self._wanted}; something is not finite")
-        elif not np.array_equal(converted, array):
-            raise InvalidInput(f"the input must be {self._wanted}; something is out of range")
-        return torch.from_numpy(converted)
+        return torch.from_numpy(self._checked(array))
+
+    def payloads(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> list[torch.Tensor]:
+        """Return the rows of the one tensor, all converted at once.
+
+        Raises:
+            InvalidInput: of another shape, or of numbers that this task's dtype does not hold.
+        """
+        return list(torch.from_numpy(self._checked(tensors[INPUT], rows=True)))
+
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        shape = (VARIES,) if self.shape is None else self.shape
+        return (TensorSpec(INPUT, datatype_of(self.dtype), shape),)
 
     def encode(self, row: Any, parameters: BaseModel) -> Any:
         return _lists(row)
@@ -74,11 +81,46 @@ class TensorTask(Task):
         sizes = [1 if size == VARIES else size for size in self.shape]
         return torch.from_numpy(np.zeros(sizes, self.dtype))
 
-    @property
-    def _wanted(self) -> str:
+    def _checked(self, array: np.ndarray[Any, Any], *, rows: bool = False) -> np.ndarray[Any, Any]:
+        """Return a copy of an item, or of several as `rows`, in this task's dtype."""
+        shape = array.shape[1:] if rows else array.shape
+        if array.dtype.kind not in "biuf":
+            raise self._no_number(rows=rows)
+        if self.shape is not None and not _fits(shape, self.shape):
+            wanted = self._wanted(rows=rows)
+            raise InvalidInput(f"the input has shape {[*array.shape]}, not {wanted}")
+        if array.dtype.kind == "f" and self.dtype.kind != "f" and array.size:
+            raise self._refusal("something in it is a fraction", rows=rows)
+        with np.errstate(over="ignore"):
+            converted = array.astype(self.dtype)
+        if self.dtype.kind == "f":
+            if not np.isfinite(converted).all():
+                raise self._refusal("something is not finite", rows=rows)
+        elif not np.array_equal(converted, array):
+            raise self._refusal("something is out of range", rows=rows)
+        return converted
+
+    def _no_number(self, *, rows: bool = False) -> InvalidInput:
+        return self._refusal("something in it is not a number", rows=rows)
+
+    def _refusal(self, what: str, *, rows: bool) -> InvalidInput:
+        return InvalidInput(f"the input must be {self._wanted(rows=rows)}; {what}")
+
+    def _wanted(self, *, rows: bool) -> str:
+        kind = datatype_of(self.dtype) if rows else f"nested lists of {self.dtype}"
         if self.shape is None:
-            return f"nested lists of {self.dtype}"
-        return f"nested lists of {self.dtype} of shape {list(self.shape)}"
+            return kind
+        return f"{kind} of shape {[VARIES, *self.shape] if rows else [*self.shape]}"
+
+
+def input_of_program(module: torch.nn.Module) -> tuple[tuple[int, ...], str] | None:
+    """Return shape and dtype of one item, if the module is a program that tells of one input."""
+    inputs: Any = getattr(module, "program_inputs", ())
+    if len(inputs) != 1:
+        return None
+    dtype = inputs[0].dtype
+    name = "float32" if dtype.is_floating_point else str(dtype).removeprefix("torch.")
+    return inputs[0].item_shape, name
 
 
 def shape_of_first_linear(module: torch.nn.Module) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ from aiohttp import web
 from batchserve.administration import TIMEOUT_S, Outcome
 from batchserve.errors import BadRequest, TooLarge, UnsupportedMedia
 from batchserve.web.authority import administration
-from batchserve.web.body import JSON
+from batchserve.web.formats import JSON
 from batchserve.web.keys import ADMINISTRATION, REQUEST_ID
 
 ACCEPTED = 202

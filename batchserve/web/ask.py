@@ -1,7 +1,7 @@
 """Have a model answer a request, whatever protocol it came in."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from batchserve.batch import Terms
 from batchserve.errors import DeadlineExceeded
 from batchserve.inference import Answer, Encode, infer
 from batchserve.repository import ModelVersion
-from batchserve.web.keys import ANSWER, CONFIG, METRICS, MODEL, POOL, REPOSITORY
+from batchserve.web.keys import ANSWER, CONFIG, METRICS, MODEL, POOL, RECORD, REPOSITORY
 from batchserve.web.terms import read_terms
 
 
@@ -25,7 +25,7 @@ class Question:
         terms: where the body states them; None: those of the headers.
     """
 
-    payloads: list[Any]
+    payloads: Sequence[Any]
     size: int
     terms: Terms | None = None
 
@@ -96,6 +96,8 @@ async def ask(
         timeout_ms = max(1, round(1000 * (terms.deadline_s - began_s)))
         raise DeadlineExceeded(f"no answer within {timeout_ms} ms") from None
     request[ANSWER] = answer
+    if record := request.get(RECORD):
+        record.note(arrival.items, answer.decode_s)
     app[METRICS].decode_seconds.labels(model.name, model.version).observe(answer.decode_s)
     return question, answer
 

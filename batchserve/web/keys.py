@@ -5,12 +5,16 @@ from aiohttp import web
 from batchserve.administration import Administration
 from batchserve.config import Config
 from batchserve.decoding import CodecPool
+from batchserve.history_log import HistoryLog
 from batchserve.inference import Answer
 from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
+from batchserve.model_stats import ModelStats
+from batchserve.records import RequestRecord
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.repository.follower import Follower
 from batchserve.trace import Trace
+from batchserve.web.fetch import Fetcher
 
 CONFIG = web.AppKey("config", Config)
 REPOSITORY = web.AppKey("repository", ModelRepository)
@@ -19,6 +23,9 @@ FOLLOWER = web.AppKey("follower", Follower)
 ADMINISTRATION = web.AppKey("administration", Administration)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
+HISTORY = web.AppKey("history", HistoryLog)
+FETCHER = web.AppKey("fetcher", Fetcher)
+MODEL_STATS = web.AppKey("model_stats", ModelStats)
 TRACE = web.AppKey("trace", Trace)
 TRAFFIC = web.AppKey("traffic", Traffic)
 
@@ -26,3 +33,5 @@ REQUEST_ID = web.RequestKey("request_id", str)
 SECONDS = web.RequestKey("seconds", float)
 MODEL = web.RequestKey("model", ModelVersion)
 ANSWER = web.RequestKey("answer", Answer)
+CODE = web.RequestKey("code", str)
+RECORD = web.RequestKey("record", RequestRecord)

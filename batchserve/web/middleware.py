@@ -21,7 +21,16 @@ from batchserve.errors import (
     Unavailable,
 )
 from batchserve.web.body import body_too_large
-from batchserve.web.keys import METRICS, MODEL, REQUEST_ID, SECONDS, TRAFFIC
+from batchserve.web.keys import (
+    ANSWER,
+    CODE,
+    METRICS,
+    MODEL,
+    MODEL_STATS,
+    REQUEST_ID,
+    SECONDS,
+    TRAFFIC,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +77,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     request[SECONDS] = seconds = perf_counter() - started_s
     model = request.get(MODEL)
     if model is not None:
-        request.app[METRICS].on_answer(model.name, model.version, response.status, seconds)
+        name, version, status = model.name, model.version, response.status
+        request.app[METRICS].on_answer(name, version, status, seconds)
+        request.app[MODEL_STATS].on_answer(name, version, status, seconds, request.get(ANSWER))
     return response
 
 
@@ -78,6 +89,7 @@ def _new_id() -> str:
 
 
 def _answer_error(request: web.Request, error: RequestError) -> web.StreamResponse:
+    request[CODE] = error.code
     response = web.Response(
         status=error.status,
         body=orjson.dumps({"error": str(error), "code": error.code}),

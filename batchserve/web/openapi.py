@@ -1,14 +1,16 @@
 """/openapi.json: the HTTP interface, from the pydantic models that validate it."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from batchserve import __version__
 from batchserve.batch import CloseReason, Priority
+from batchserve.config import EndpointConfig
 from batchserve.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -21,20 +23,24 @@ from batchserve.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.repository import ModelRepository
 from batchserve.web.authority import API_KEY, EXEMPT
-from batchserve.web.body import JSON, MULTIPART, PART
+from batchserve.web.dashboard import SINCE
 from batchserve.web.debug import LAST, MOST_ASKED
+from batchserve.web.formats import JSON
 from batchserve.web.keys import ADMINISTRATION, CONFIG, REPOSITORY
 from batchserve.web.openapi_admin import SECURITY_SCHEMES, administration_paths
-from batchserve.web.schema import ErrorBody, schema_of
+from batchserve.web.openapi_predict import predict_paths, predict_schemas
+from batchserve.web.openapi_protocols import PROTOCOL_MODELS, Schemas, protocol_paths
+from batchserve.web.schema import ErrorBody
 from batchserve.web.terms import PRIORITY, TIMEOUT
 
-Schemas = dict[type[BaseModel], dict[str, Any]]
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 REFERENCE = "#/components/schemas/{model}"
 ERRORS: dict[type[RequestError], str] = {
-    BadRequest: "Not JSON, not multipart, or a field missing or of the wrong type.",
+    BadRequest: "Not what the content type says, or a field missing or of the wrong type.",
     Unauthorized: "No key, or a wrong one, where the server asks for keys.",
     NotFound: "No such model or version.",
     TooLarge: "Body, image or number of inputs over the limit, which is named.",
@@ -68,42 +74,64 @@ LAST_PARAMETER: dict[str, Any] = {
     "description": "So many batches; all that are kept otherwise.",
     "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ASKED},
 }
+SINCE_PARAMETER: dict[str, Any] = {
+    "name": SINCE,
+    "in": "query",
+    "description": "Those after this time, in seconds since 1970; all ten minutes otherwise.",
+    "schema": {"type": "number"},
+}
+OF_A_BATCH: dict[str, Any] = {
+    "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
+    "X-Batch-Reason": {"schema": {"type": "string", "enum": list(CloseReason)}},
+    "Server-Timing": {"schema": {"type": "string"}},
+}
+
+
 API_KEYS = {
     "api_key": {"type": "http", "scheme": "bearer", "description": "One of server.api_keys."},
     "x_api_key": {"type": "apiKey", "in": "header", "name": API_KEY},
 }
-BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 async def openapi(request: web.Request) -> web.Response:
     app = request.app
-    described = document(app[REPOSITORY], administration=ADMINISTRATION in app)
+    described = document(
+        app[REPOSITORY], app[CONFIG].endpoints, administration=ADMINISTRATION in app
+    )
     if app[CONFIG].server.api_keys is not None:
         described["components"].setdefault("securitySchemes", {}).update(API_KEYS)
         described["security"] = [{name: []} for name in API_KEYS]
     return web.json_response(described)
 
 
-def document(repository: ModelRepository, *, administration: bool = False) -> dict[str, Any]:
+def document(
+    repository: ModelRepository,
+    endpoints: Sequence[EndpointConfig] = (),
+    *,
+    administration: bool = False,
+) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document for what is served now.
 
     Args:
         repository: what is served.
+        endpoints: paths of the operator's own.
         administration: whether there is any.
     """
     versions = [version for version in repository.versions if version.loaded]
-    models: dict[type[BaseModel], None] = {ErrorBody: None}
-    for version in versions:
-        schema = schema_of(type(version.task))
+    models: dict[type[BaseModel], None] = dict.fromkeys([ErrorBody, *PROTOCOL_MODELS])
+    for schema in predict_schemas(versions, endpoints):
         models |= {schema.request: None, schema.response: None}
     # pydantic tells apart what has the same name in two modules.
     references, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=REFERENCE
     )
     schemas = {model: references[model, "validation"] for model in models}
-
-    paths = _predictions(repository, versions, schemas)
-    paths |= _operations(schemas[ErrorBody], repository)
+    responses = partial(_responses, schemas)
+    paths = {
+        **predict_paths(repository, versions, endpoints, schemas, responses, HEADERS),
+        **protocol_paths(versions, schemas, responses, HEADERS),
+        **_operations(schemas[ErrorBody], repository),
+    }
     components: dict[str, Any] = {"schemas": definitions["$defs"]}
     if administration:
         paths |= administration_paths(schemas[ErrorBody])
@@ -116,58 +144,30 @@ def document(repository: ModelRepository, *, administration: bool = False) -> di
     }
 
 
-def _predictions(
-    repository: ModelRepository, versions: Sequence[ModelVersion], schemas: Schemas
+def _responses(
+    schemas: Schemas,
+    content: dict[str, Any],
+    more_errors: Mapping[type[RequestError], str] = MappingProxyType({}),
+    *,
+    of_a_batch: bool = True,
 ) -> dict[str, Any]:
-    paths: dict[str, Any] = {}
-    for version in versions:
-        predict = _predict(version, schemas)
-        paths[f"/models/{version.name}/versions/{version.version}/predict"] = predict
-        if version is repository.find(version.name):
-            paths[f"/models/{version.name}/predict"] = predict
-        if version is repository.find():
-            paths["/predict"] = predict
-    return paths
-
-
-def _predict(version: ModelVersion, schemas: Schemas) -> dict[str, Any]:
-    schema = schema_of(type(version.task))
-    content: dict[str, Any] = {JSON: {"schema": schemas[schema.request]}}
-    if version.task.media_types:
-        parts = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
-        form = {"type": "object", "required": [PART], "properties": {PART: parts}}
-        content[MULTIPART] = {"schema": form}
-        content |= dict.fromkeys(version.task.media_types, BINARY)
-    query = version.task.Parameters.model_json_schema().get("properties", {})
-    parameters = [
-        {"name": name, "in": "query", "schema": described} for name, described in query.items()
-    ]
+    """Return what a model may answer: with this content, or with an error."""
+    answer = {
+        "description": "The answer.",
+        "headers": {
+            "X-Request-Id": {"schema": {"type": "string"}},
+            **(OF_A_BATCH if of_a_batch else {}),
+        },
+        "content": content,
+    }
     errors = {
         str(error.status): {
             "description": text,
             "content": {JSON: {"schema": schemas[ErrorBody]}},
         }
-        for error, text in ERRORS.items()
+        for error, text in {**ERRORS, **more_errors}.items()
     }
-    answer = {
-        "description": "The model's answer.",
-        "headers": {
-            "X-Request-Id": {"schema": {"type": "string"}},
-            "X-Batch-Size": {"schema": {"type": "integer", "minimum": 1}},
-            "X-Batch-Reason": {"schema": {"type": "string", "enum": list(CloseReason)}},
-            "Server-Timing": {"schema": {"type": "string"}},
-        },
-        "content": {JSON: {"schema": schemas[schema.response]}},
-    }
-    return {
-        "post": {
-            "summary": f"Ask {version.name}, version {version.version}.",
-            "tags": ["predict"],
-            "parameters": [*parameters, *HEADERS],
-            "requestBody": {"required": True, "content": content},
-            "responses": {"200": answer, **errors},
-        }
-    }
+    return {"200": answer, **errors}
 
 
 def _operations(error: dict[str, Any], repository: ModelRepository) -> dict[str, Any]:
@@ -180,8 +180,10 @@ def _operations(error: dict[str, Any], repository: ModelRepository) -> dict[str,
         return {"get": {"summary": summary, "tags": ["operate"], "responses": responses}}
 
     batches = get("The last batches of one worker, as a trace for Perfetto.")
-    batches["get"]["parameters"] = [LAST_PARAMETER]
-    batches["get"]["responses"]["400"] = {"description": "Not a number.", "content": content}
+    history = get("The last ten minutes of all workers, a point for each two seconds.")
+    for asked, parameter in ((batches, LAST_PARAMETER), (history, SINCE_PARAMETER)):
+        asked["get"]["parameters"] = [parameter]
+        asked["get"]["responses"]["400"] = {"description": "Not a number.", "content": content}
 
     names = dict.fromkeys(version.name for version in repository.versions)
     paths = {
@@ -193,6 +195,7 @@ def _operations(error: dict[str, Any], repository: ModelRepository) -> dict[str,
         "/ping": get("The same as /readyz.", may_be_unready=True),
         "/metrics": get("Prometheus metrics of all workers.", "text/plain"),
         "/debug/batches": batches,
+        "/dashboard/data": history,
     }
     for path in EXEMPT & paths.keys():
         paths[path]["get"]["security"] = []

@@ -16,7 +16,7 @@ from batchserve.errors import (
     UnsupportedMedia,
 )
 from batchserve.web.admin import CURRENT, TIMEOUT
-from batchserve.web.body import JSON
+from batchserve.web.formats import JSON
 
 SCHEME = "admin_token"
 SECURITY_SCHEMES = {

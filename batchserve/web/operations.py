@@ -5,8 +5,8 @@ import asyncio
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from batchserve.repository.description import describe_all, describe_model
 from batchserve.repository.follower import Follower
+from batchserve.web.description import describe_all, describe_model
 from batchserve.web.keys import FOLLOWER, METRICS, REPOSITORY
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from batchserve.batch import Priority, Terms
 from batchserve.errors import BadRequest
@@ -73,3 +74,20 @@ def priority_of(level: int) -> Priority:
     https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_schedule_policy.md
     """
     return Priority(min(level, max(Priority))) if level else Priority.NORMAL
+
+
+def restated(terms: Terms, arrived_s: float, level: int, timeout_us: int) -> Terms:
+    """Return the terms of a request whose body says more than its headers.
+
+    Args:
+        terms: those of the headers.
+        arrived_s: when the request did.
+        level: of priority, as for `priority_of`; 0: the body says nothing of it.
+        timeout_us: since its arrival, a deadline and a promise; 0: likewise.
+    """
+    if level:
+        terms = replace(terms, priority=priority_of(level))
+    if timeout_us:
+        by_s = arrived_s + timeout_us / 1e6
+        terms = replace(terms, due_s=by_s, deadline_s=by_s)
+    return terms

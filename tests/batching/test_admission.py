@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
-from batchserve.batch import Batch, Priority, Terms
+from batchserve.batch import Batch, CloseReason, Priority, Terms
 from batchserve.batching.admission import (
+    COMING_DEVIATIONS,
     Backlog,
     check_places,
     check_promise,
+    held_up_s,
     items_ahead,
+    items_by_share,
     seconds_until_done,
     whole_seconds,
 )
@@ -38,7 +41,13 @@ def cost_of(seed: dict[int, float]) -> Cost:
 
 
 def backlog(loads: dict[Any, dict[Priority, Load]] | None = None, **changes: Any) -> Backlog:
-    usual: dict[str, Any] = {"busy_s": 0.0, "decode_s": 0.0, "rate": 0.0, "slack_s": {}}
+    usual: dict[str, Any] = {
+        "busy_s": 0.0,
+        "decode_s": 0.0,
+        "rate": 0.0,
+        "rates": {},
+        "slack_s": {},
+    }
     return Backlog(loads or {}, **{**usual, **changes})
 
 
@@ -253,3 +262,53 @@ def test_a_pass_that_is_over_its_time_may_go_on_as_long():
     assert left_s == pytest.approx([0.75, 0.5, 8.0])
     compute(scheduler, batch, 0.0, 9.0)
     assert scheduler.backlog_s(9.0) == 0.0
+
+
+# What fails, and is tried again.
+
+
+def test_parts_of_a_failed_batch_are_ahead_of_everybody():
+    scheduler = Scheduler(AdaptivePolicy(N), cost_of(ONE_BY_ONE), 100)
+    terms = Terms(due_s=2.5, deadline_s=NEVER_S)
+    half = Batch([item(), item()], CloseReason.RETRY, 0.0)
+    scheduler.retrying([half])
+    with pytest.raises(Overloaded):
+        scheduler.check(1, terms, now_s=0.0)
+    # The device is free: they are not there any more, whatever has become of them.
+    scheduler.next_batch(0.0, 0, draining=False)
+    scheduler.check(1, terms, now_s=0.0)
+
+
+def test_while_batches_fail_more_time_is_reckoned_with():
+    cost = cost_of(ONE_BY_ONE)
+    terms = Terms(due_s=3.0, deadline_s=NEVER_S)
+    waiting = {"key": {NORMAL: Load(1, 1)}}
+    check_promise(1, terms, 0.0, backlog(waiting), cost)
+    with pytest.raises(Overloaded):
+        check_promise(1, terms, 0.0, backlog(waiting, toll=2.0), cost)
+
+
+# Who comes meanwhile.
+
+
+def test_those_of_higher_priority_who_come_meanwhile_pass():
+    # One a second takes half of a device that has 0.5 s for each: what takes 4 s takes 8.
+    rates = {INTERACTIVE: 1.0, NORMAL: 100.0}
+    longer_s = held_up_s(4.0, NORMAL, rates, an_item_s=0.5)
+    chance_s = COMING_DEVIATIONS * math.sqrt(1.0 * 8.0) * 0.5
+    assert longer_s == pytest.approx(4.0 + chance_s)
+    assert held_up_s(4.0, INTERACTIVE, {INTERACTIVE: 1.0}, an_item_s=0.5) == 0.0
+
+
+def test_those_of_lower_priority_take_no_more_than_their_share():
+    share = 4 / (16 + 4)
+    longer_s = held_up_s(4.0, INTERACTIVE, {INTERACTIVE: 1.0, NORMAL: 100.0}, an_item_s=0.5)
+    assert 4.0 + longer_s == pytest.approx(4.0 / (1 - share))
+
+
+def test_where_those_who_pass_leave_nothing_one_waits_for_ones_share():
+    assert held_up_s(1.0, BULK, {INTERACTIVE: 2.0, BULK: 1.0}, an_item_s=0.5) == math.inf
+    waiting = backlog({"key": {BULK: Load(2, 2)}}, rates={INTERACTIVE: 2.0})
+    # Three of bulk, the newcomer's among them, with sixteen of interactive to each.
+    assert items_by_share(1, BULK, waiting) == 3 * 17
+    assert items_by_share(1, INTERACTIVE, waiting) == math.inf

@@ -111,6 +111,19 @@ def test_a_part_of_a_failed_batch_says_so_and_the_failed_pass_is_not_counted():
     run_virtual(main)
 
 
+def test_newcomers_are_told_of_the_halves_that_are_still_to_be_tried():
+    async def main() -> None:
+        runner = FakeRunner(lambda _: 1.0, poisoned)
+        async with batching(runner, AdaptivePolicy(4), seed={1: 1.0, 4: 1.0}) as batcher:
+            submit(batcher, 1.0, 2.0, 3.0, -4.0)
+            await asyncio.sleep(1.5)
+            # The first half's pass is running, for another 0.5 s; the second one's takes 1 s.
+            ahead_s = batcher.scheduler.backlog(batcher.clock()).busy_s
+            assert ahead_s == pytest.approx(1.5, rel=0.1)
+
+    run_virtual(main)
+
+
 def test_the_model_failed_says_the_client_and_the_log_says_why(caplog):
     async def main() -> None:
         async with batching(FakeRunner(rows=poisoned)) as batcher:

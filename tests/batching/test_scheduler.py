@@ -6,6 +6,7 @@ import random
 import pytest
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
+from batchserve.batching.arrivals import WINDOW
 from batchserve.batching.cost import Cost
 from batchserve.batching.policy import AdaptivePolicy, FixedPolicy, Policy, Wait
 from batchserve.batching.scheduler import Scheduler
@@ -328,7 +329,8 @@ def test_ten_thousand_withdrawals_leave_nothing():
         scheduler.withdraw(number, items if number % 3 else ())
         assert (scheduler.queued, scheduler.taken) == (0, 0)
     check_scheduler_empty(scheduler)
-    assert len(scheduler._came_s) <= N
+    assert len(scheduler._arrivals._last_s) <= N
+    assert all(len(times) <= WINDOW for times in scheduler._arrivals._by_priority.values())
     assert len(scheduler.cost._curves) == 0
 
 

@@ -1,12 +1,16 @@
-"""Modules that show from outside how they are run."""
+"""Modules that show from outside how they are run, and a task for text."""
 
 import threading
 import time
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
+from batchserve.errors import InvalidInput
 from batchserve.runners.base import DeviceLost
+from batchserve.tasks.base import Task
 from tests.models import Double
 
 
@@ -45,3 +49,22 @@ class Losable(nn.Module):
         if (batch == -2).any():
             threading.Event().wait()
         return 2 * batch
+
+
+class Letters(Task):
+    """A text in, how often each of its letters comes out."""
+
+    Input: ClassVar[Any] = str
+    Output: ClassVar[Any] = dict[str, float]
+
+    def decode(self, payload: str) -> Tensor:
+        codes = [ord(letter) - ord("a") for letter in payload.lower() if "a" <= letter <= "z"]
+        if not codes:
+            raise InvalidInput(f"{payload!r} has none of the letters a to z")
+        return one_hot(torch.tensor(codes), 26).sum(0).float()
+
+    def encode(self, row: Tensor, parameters: object) -> dict[str, float]:
+        return {chr(ord("a") + i): count for i, count in enumerate(row.tolist()) if count}
+
+    def example(self) -> Tensor:
+        return self.decode("example")

@@ -1,6 +1,9 @@
 """How the server starts, stops and refuses to start, in real processes."""
 
+import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -29,6 +32,10 @@ def in_flight(server: Server) -> int:
 def test_both_ways_to_start_serve_the_same_config(launch, command):
     server = launch(TINY, command=command, server={"workers": 2})
     assert len(server.post(json=BODY).json()["output"]) == 10
+    wait_for(lambda: "try tiny: " in server.output(), server)
+    (shown,) = re.findall(r"try tiny: (.*)", server.output())
+    printed = subprocess.run([*shlex.split(shown), "-sS"], capture_output=True, check=True)
+    assert len(json.loads(printed.stdout)["output"]) == 10
     assert server.stop() == 0
     assert "Traceback" not in server.output()
 
@@ -70,9 +77,9 @@ def test_cores_are_shared_out_among_the_workers(launch):
 )
 @pytest.mark.parametrize("command", [[str(BIN / "batchserve"), "serve"], [*GUNICORN, APP]])
 def test_a_server_that_cannot_start_says_why_and_ends(launch, command, changes, message):
-    server = launch({**TINY, **changes}, command=command, wait=False)
+    server = launch({**TINY, **changes}, command=command, server={"workers": 2}, wait=False)
     assert server.process.wait(PATIENCE_S) != 0
-    assert message in server.output()
+    assert server.output().count(message) == 1
     assert "Traceback" not in server.output()
 
 

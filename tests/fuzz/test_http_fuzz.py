@@ -5,10 +5,13 @@ import json
 import zlib
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
+import msgpack
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from batchserve.web.v2.tensors import KNOWN
 from tests.fuzz.live import EXAMPLES, Live, check, parse
 
 THINK_S = 0.1  # some of the bytes are the beginning of a request
@@ -17,11 +20,20 @@ often = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=lis
 
 PATHS = [
     *("/predict", "/models/colour/predict", "/models/tiny/versions/1/predict"),
-    *("/models/none/predict", "/models/tiny/versions/2/predict"),
+    *("/models/none/predict", "/models/tiny/versions/2/predict", "/numbers-or-none", "/colours"),
+    *("/v2/models/tiny/infer", "/v2/models/colour/infer", "/v2/repository/index"),
+    *("/v1/models/colour:predict", "/v1/models/tiny:predict"),
+    *("/predictions/colour", "/predictions/tiny/1"),
 ]
 KINDS = [
     *("application/json", "image/png", "application/octet-stream", "text/plain", "application/x"),
     *("multipart/form-data; boundary=B", "multipart/form-data", "application/json; charset=utf-16"),
+    *("application/msgpack", "application/x-npy"),
+]
+ACCEPTED = ["application/json", "application/msgpack", "application/x-npy", "*/*", "text/html"]
+ADDRESSES = [
+    *("http://127.0.0.1:9/x", "http://localhost/x", "http://LOCALHOST./x", "http://[::1]/x"),
+    *("https://example.org/x", "file:///etc/passwd", "http://a@localhost/", "http://localhost:22/"),
 ]
 # What a header may hold: no control characters, and nothing outside latin-1.
 header_text = st.text(
@@ -33,17 +45,41 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=20,
 )
+addresses = (st.sampled_from(ADDRESSES) | st.text()).map(lambda url: {"url": url})
 tensors = st.lists(st.floats(width=32) | numbers, max_size=12)
+json_inferences = st.fixed_dictionaries(
+    {
+        "inputs": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "name": st.just("input"),
+                    "shape": st.lists(st.integers(1, 3), max_size=3),
+                    "datatype": st.sampled_from(["FP32", "INT64", "BOOL", "BYTES"]),
+                    "data": tensors | values,
+                }
+            ),
+            max_size=2,
+        )
+    }
+)
+instances = st.fixed_dictionaries(
+    {"instances": st.lists(tensors | values | st.fixed_dictionaries({"b64": values}), max_size=3)}
+)
 json_bodies = st.one_of(
     st.fixed_dictionaries({"input": tensors | values}),
     st.fixed_dictionaries({"inputs": st.lists(tensors, max_size=6) | values}),
+    st.fixed_dictionaries({"input_batch": st.lists(tensors, max_size=6) | values}),
+    st.fixed_dictionaries({"input": addresses}),
+    st.fixed_dictionaries({"inputs": st.lists(addresses | values, max_size=3)}),
+    json_inferences,
+    instances,
     values,
 )
 form_parts = st.lists(
     st.tuples(
         st.sampled_from(
             [
-                *('name="file"', 'name="file"; filename="a.png"', 'name="other"', "name="),
+                *('name="file"', 'name="file"; filename="a.png"', 'name="data"', "name="),
                 *('name="file"\r\nContent-Transfer-Encoding: base64', "\r\nX: y", ""),
                 'name="file"\r\nContent-Type: multipart/mixed; boundary=C',
                 'name="file"\r\nContent-Encoding: gzip',
@@ -62,13 +98,51 @@ def form(parts: list[tuple[str, bytes]]) -> bytes:
     return b"".join(head.encode() + data + b"\r\n" for head, data in heads) + b"--B--\r\n"
 
 
+integers = st.integers(-(2**63), 2**64 - 1)
+arrays = st.fixed_dictionaries(
+    {"nd": st.booleans()},
+    optional={
+        "type": st.sampled_from(["<f4", "|O", "u1", ">i8", "<M8[s]", "f7", "", "V0"]) | st.text(),
+        "shape": st.lists(integers, max_size=4) | st.text(max_size=3),
+        "data": st.binary(max_size=16),
+        "kind": st.sampled_from([b"", b"O", b"V"]),
+    },
+).map(lambda array: {name.encode(): value for name, value in array.items()})
+packable = st.recursive(
+    st.none() | st.booleans() | integers | st.floats() | st.text(max_size=9) | st.binary() | arrays,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=10,
+)
+packed_bodies = st.one_of(
+    st.fixed_dictionaries({"input": packable}),
+    st.fixed_dictionaries({"inputs": st.lists(packable, max_size=4) | arrays}),
+    packable,
+).map(msgpack.packb)
+npy_bodies = st.builds(
+    lambda descr, order, shape, data: npy(
+        f"{{'descr': {descr!r}, 'fortran_order': {order}, 'shape': {shape}}}", data
+    ),
+    st.sampled_from(["<f4", "|O", "u1", ">i8", "<U2", "<M8[s]", "V0"]) | st.text(max_size=5),
+    st.booleans(),
+    st.lists(integers | st.integers(0, 3), max_size=4).map(tuple) | st.text(max_size=5),
+    st.binary(max_size=40),
+)
 bodies = st.one_of(
+    packed_bodies,
+    npy_bodies,
     st.binary(max_size=300),
     json_bodies.map(lambda value: json.dumps(value).encode()),
     form_parts.map(form),
     st.integers(0, 100_000).map(lambda depth: b'{"input": ' + b"[" * depth + b"]" * depth + b"}"),
     st.just(b" " * 400_000),
 )
+
+
+def npy(header: str, data: bytes) -> bytes:
+    text = header.encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
 ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     "identity": bytes,
@@ -110,14 +184,101 @@ def head_of(path: str, *headers: str) -> bytes:
     kind=st.sampled_from(KINDS) | header_text,
     body=encoded(),
     chunks=st.none() | st.lists(st.integers(1, 50), max_size=5),
+    accept=st.sampled_from(ACCEPTED) | header_text,
 )
-def test_any_body(server: Live, path: str, kind: str, body: tuple[bytes, bytes], chunks: Any):
+def test_any_body(
+    server: Live, path: str, kind: str, body: tuple[bytes, bytes], chunks: Any, accept: str
+):
     header, content = body
     if chunks is None:
         framing = f"Content-Length: {len(content)}"
     else:
         framing, content = "Transfer-Encoding: chunked", in_chunks(content, chunks)
-    answer = server.request(head_of(path, f"Content-Type: {kind}", framing) + header, content)
+    head = head_of(path, f"Content-Type: {kind}", framing, f"Accept: {accept}")
+    answer = server.request(head + header, content)
+    if answer is not None:
+        check(answer)
+
+
+@often
+@given(url=st.sampled_from(ADDRESSES) | st.text(), more=st.sampled_from(["", "&url=x", "&top_k=0"]))
+@example(url="http://localhost/\r\nX: y", more="")
+def test_any_address(server: Live, url: str, more: str):
+    query = quote(url.encode("utf-8", "surrogatepass"))
+    answer = server.request(
+        f"GET /models/colour/predict?url={query}{more} HTTP/1.1\r\nHost: x".encode()
+    )
+    assert answer is not None
+    check(answer)
+    assert answer.status in {400, 403, 422}
+
+
+@st.composite
+def inferences(draw: Any) -> tuple[str, bytes]:
+    """Return the length of the JSON and a body whose tensors, most of them good, are behind it."""
+    parts, data = [], b""
+    for name in draw(st.lists(st.sampled_from(["input", "input", "x"]), min_size=1, max_size=2)):
+        shape = draw(
+            st.just([1, 10]) | st.just([2]) | st.lists(st.integers(-1, 3) | st.just(2**63 - 1))
+        )
+        datatype = draw(st.sampled_from([*KNOWN, "FP32", "FP8"]))
+        content = draw(st.binary(max_size=80) | st.just(bytes(40)) | st.just(b"\1\0\0\0a" * 2))
+        size = draw(st.just(len(content)) | st.integers(-1, 100) | st.just(2**63))
+        parameters = draw(st.just({"binary_data_size": size}) | st.just({}) | values)
+        part = {"name": name, "shape": shape, "datatype": datatype, "parameters": parameters}
+        parts.append(part | draw(st.just({}) | st.fixed_dictionaries({"data": values})))
+        data += content
+    rest = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "id": values,
+                "outputs": st.lists(
+                    st.fixed_dictionaries(
+                        {"name": st.just("output")},
+                        optional={
+                            "parameters": st.fixed_dictionaries(
+                                {},
+                                optional={
+                                    "binary_data": st.booleans() | values,
+                                    "classification": st.integers(-1, 2**63) | values,
+                                },
+                            )
+                        },
+                    ),
+                    max_size=2,
+                ),
+                "parameters": st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "binary_data_output": st.booleans(),
+                        "priority": st.integers() | values,
+                        "timeout": st.integers(0, 10**8) | numbers,
+                    },
+                ),
+            },
+        )
+    )
+    header = json.dumps({"inputs": parts, **rest}).encode()
+    length = draw(
+        st.just(str(len(header)))
+        | st.integers(0, len(header) + len(data) + 5).map(str)
+        | header_text
+        | st.just("0")
+    )
+    return length, header + data
+
+
+@often
+@given(path=st.sampled_from(["tiny", "colour", "numbers"]), sent=inferences())
+def test_any_tensors(server: Live, path: str, sent: tuple[str, bytes]):
+    length, content = sent
+    head = head_of(
+        f"/v2/models/{path}/infer",
+        f"Content-Length: {len(content)}",
+        f"Inference-Header-Content-Length: {length}",
+    )
+    answer = server.request(head, content)
     if answer is not None:
         check(answer)
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+import msgpack
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from schemathesis import checks
 
 from tests.fuzz.live import EXAMPLES, Answer, Live, check
@@ -17,6 +18,21 @@ CHECKS = [
 often = settings(
     max_examples=max(5, EXAMPLES // 4), deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@schemathesis.serializer("application/msgpack")
+def packed(_: Any, value: Any) -> bytes | None:
+    try:
+        data: bytes = msgpack.packb(value)
+    except OverflowError:  # of an integer of more than 64 bits
+        reject()
+    return data
+
+
+@schemathesis.serializer("application/x-npy")
+def as_it_is(_: Any, value: Any) -> bytes | None:
+    data: bytes = value.data
+    return data
 
 
 def test_the_openapi_document_holds(server: Live):

@@ -10,7 +10,14 @@ from batchserve.runners.base import OutOfMemory
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
 from batchserve.runners.thread import ThreadRunner
-from batchserve.runners.warmup import choose_runner, disappoints, largest_that_pays, warm_up
+from batchserve.runners.warmup import (
+    REQUEST_S,
+    _compare,
+    choose_runner,
+    disappoints,
+    largest_that_pays,
+    warm_up,
+)
 from batchserve.tasks.tensor import TensorTask
 from tests.models import Double
 
@@ -137,7 +144,7 @@ def test_what_a_busy_machine_has_spoilt_is_measured_again(monkeypatch):
         measured.append(size)
         return 1.0 if size in (2, 4) and measured.count(size) == 1 else 0.01
 
-    monkeypatch.setattr("batchserve.runners.warmup._seconds_of_pass", seconds_of_pass)
+    monkeypatch.setattr("batchserve.runners.warmup.seconds_of_pass", seconds_of_pass)
     assert max(warm_up(forward_of(Recording()), EXAMPLE, None, most=16)) == 16
     assert measured == [1, 2, 4, 1, 2, 4, 8, 16]
 
@@ -214,19 +221,35 @@ async def test_a_heavy_pass_runs_on_a_thread_of_its_own():
     runner.close()
 
 
-async def test_a_doubtful_pass_is_measured(monkeypatch):
-    # However noisy the machine is: a millisecond of computing is over any hand-over of 0 s.
-    monkeypatch.setattr("batchserve.runners.warmup.LOOP_BUDGET_S", 0.0)
+@pytest.mark.parametrize(
+    ("apart_s", "beside_s", "runner"), [(3e-3, 2e-3, "thread"), (3e-3, 4e-3, "inline")]
+)
+async def test_a_doubtful_pass_is_measured(monkeypatch, apart_s, beside_s, runner):
     measured = []
 
     async def compare(forward, threaded, items):
         measured.append(len(items))
-        return 1e-3, 1e-3
+        return apart_s, beside_s
 
     monkeypatch.setattr("batchserve.runners.warmup._compare", compare)
-    runner = await choose_runner(forward_of(Slow()), EXAMPLE, full_batch_s=1e-3, size=4)
-    assert isinstance(runner, ThreadRunner)
+    chosen = await choose_runner(forward_of(Double()), EXAMPLE, full_batch_s=1e-3, size=4)
+    assert chosen.name == runner
     assert set(measured) == {4}
+    chosen.close()
+
+
+async def test_what_is_measured_is_a_pass_and_the_answers_to_its_batch():
+    forward = forward_of(Slow())
+    threaded = ThreadRunner(forward)
+    apart_s, beside_s = await _compare(forward, threaded, [EXAMPLE] * 4)
+    assert apart_s > 4 * REQUEST_S
+    assert beside_s > 4 * REQUEST_S
+    threaded.close()
+
+
+async def test_beside_many_answers_a_light_pass_is_not_worth_a_thread():
+    runner = await choose_runner(forward_of(Double()), EXAMPLE, full_batch_s=0.7e-3, size=64)
+    assert isinstance(runner, InlineRunner)
     runner.close()
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from batchserve.batch import Priority
+from batchserve.errors import Overloaded
 from batchserve.simulation.study import Study
 from batchserve.simulation.summary import Summary
 from batchserve.simulation.traffic import Bursts
@@ -101,3 +103,21 @@ def test_after_a_slowdown_it_finds_back():
     assert all(visit.outcome == ANSWERED for visit in after)
     late = [visit for visit in after if visit.latency_s > slo_ms / 1000]
     assert len(late) <= 0.01 * len(after)
+
+
+@pytest.mark.parametrize("load", [0.9, 1.5, 4.0])
+@pytest.mark.parametrize("interactive", [0.1, 0.5])
+def test_whoever_is_let_in_is_answered_in_time_whoever_passes(load, interactive):
+    made = study({1: 35.0, 8: 70.0}, 800.0, load, 4000, seed=1)
+    priorities = {
+        Priority.INTERACTIVE: interactive,
+        Priority.NORMAL: 0.95 - interactive,
+        Priority.BULK: 0.05,
+    }
+    run = replace(made, priorities=priorities).look("ours").run
+    answered = [visit for visit in run.visits if visit.outcome == ANSWERED]
+    let_in = [visit for visit in run.visits if visit.outcome != Overloaded.code]
+    in_time = [visit for visit in answered if visit.latency_s <= 0.8]
+    assert len(in_time) > 0.97 * len(let_in)
+    assert len(in_time) / run.seconds > 0.95 * min(load, 1.0) * made.capacity
+    assert {visit.ask.priority for visit in in_time} == set(Priority), "somebody was starved"

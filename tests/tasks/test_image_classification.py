@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
@@ -24,6 +25,7 @@ from batchserve.tasks.image_classification import (
     TopK,
     imagenet_labels,
 )
+from batchserve.tasks.tensors import TensorSpec
 from tests.conftest import photo
 
 Classify = Callable[..., list[Prediction]]
@@ -486,3 +488,72 @@ def test_labels_are_read_from_beside_the_config(make, tmp_path: Path):
     folder.mkdir()
     (folder / "labels.txt").write_text("cat\ndog\n")
     assert _labels_of(make(labels="deeper/labels.txt"), 2) == ["cat", "dog"]
+
+
+# As named tensors
+
+SMALL = {"image": {"crop": 8, "resize": 8, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}
+
+
+def test_its_one_input_is_files(make):
+    assert make().input_specs() == (TensorSpec("input", "BYTES", (1,)),)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_bytes_are_files(make, shape):
+    files = np.empty(2, dtype=object)
+    files[:] = [photo("coffee"), b"no image"]
+    assert make().payloads({"input": files.reshape(shape)}) == [photo("coffee"), b"no image"]
+
+
+def test_pixels_are_items_already(make):
+    pixels = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
+    pixels.flags.writeable = False
+    first, second = make(**SMALL).payloads({"input": pixels})
+    assert first.dtype == torch.uint8
+    assert np.array_equal(first.numpy(), pixels[0])
+    assert np.array_equal(second.numpy(), pixels[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_what_is_normalised_is_not_normalised_again(make, dtype):
+    task = make(**SMALL)
+    pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    normalised = task.preprocess(pixels)
+    items = task.payloads({"input": normalised.numpy().astype(dtype)})
+    assert {item.dtype for item in items} == {torch.float32}
+    seen = task.preprocess(torch.stack(list(items)))
+    assert torch.allclose(seen, normalised, atol=2e-3 if dtype == np.float16 else 0)
+    assert task.bucket_key(items[0]) != task.bucket_key(pixels[0])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((1, 3, 8, 8), np.uint8),
+        np.zeros((1, 8, 8, 3), np.float32),
+        np.zeros((1, 9, 9, 3), np.uint8),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.int64),
+        np.zeros(1, np.float32),
+    ],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_other_tensors_are_no_images(make, array):
+    with pytest.raises(InvalidInput) as caught:
+        make(**SMALL).payloads({"input": array})
+    message = str(caught.value)
+    assert f"of shape {list(array.shape)} are no images" in message
+    assert "UINT8 of shape [n, 8, 8, 3]" in message
+    assert "FP32 of shape [n, 3, 8, 8]" in message
+
+
+@pytest.mark.parametrize("number", [np.nan, -np.inf, 1e39])
+def test_normalised_images_are_finite(make, number):
+    with pytest.raises(InvalidInput, match="must be finite"):
+        make(**SMALL).payloads({"input": np.full((1, 3, 8, 8), number)})
+
+
+def test_its_labels_are_those_of_the_classes(make):
+    assert make().labels is None
+    assert make(labels=["cat", "dog"]).labels == ["cat", "dog"]

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from batchserve.config import ModelConfig
 from batchserve.errors import InvalidInput
+from batchserve.loading.program import Input
 from batchserve.tasks.base import Parameters
 from batchserve.tasks.tensor import TensorTask, shape_of_first_linear
+from batchserve.tasks.tensors import TensorSpec
 from tests.models import Double, tiny
 
 
@@ -258,6 +260,32 @@ def test_what_the_config_says_is_not_guessed(keys, shape, dtype):
     assert (task.shape, task.dtype.name) == (shape, dtype)
 
 
+class Program(nn.Module):
+    """Tells what it takes, as programs do."""
+
+    def __init__(self, *inputs: tuple[torch.dtype, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.program_inputs = [Input(dtype, 1, None, shape) for dtype, shape in inputs]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.float32, "float32"), (torch.bfloat16, "float32"), (torch.int64, "int64")],
+)
+def test_a_program_tells_shape_and_dtype(dtype, name):
+    task = _from_config(Program((dtype, (3, -1))))
+    assert (task.shape, task.dtype.name) == ((3, -1), name)
+
+
+def test_a_program_with_several_inputs_tells_nothing():
+    assert _from_config(Program((torch.int64, (3,)), (torch.int64, (3,)))).shape is None
+
+
+def test_what_the_config_says_of_a_program_is_not_guessed():
+    task = _from_config(Program((torch.float32, (3, -1))), input_shape=(3, 8))
+    assert task.shape == (3, 8)
+
+
 # The shape of the first Linear
 
 
@@ -343,3 +371,63 @@ def test_to_look_for_the_shape_changes_nothing():
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None for parameter in module.parameters())
+
+
+# As named tensors.
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "spec"),
+    [
+        ((10,), "float32", TensorSpec("input", "FP32", (10,))),
+        ((-1, 2), "int64", TensorSpec("input", "INT64", (-1, 2))),
+        (None, "uint8", TensorSpec("input", "UINT8", (-1,))),
+        ((), "bool", TensorSpec("input", "BOOL", ())),
+    ],
+)
+def test_its_one_input_is_described(shape, dtype, spec):
+    assert TensorTask(shape, dtype).input_specs() == (spec,)
+
+
+@pytest.mark.parametrize("sent", ["float16", "float32", "float64", "int8", "uint64", "bool"])
+def test_rows_become_items_of_its_dtype(sent):
+    array = np.array([[0, 1], [1, 0], [1, 1]], sent)
+    items = TensorTask((2,)).payloads({"input": array})
+    assert [item.tolist() for item in items] == [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    assert {item.dtype for item in items} == {torch.float32}
+
+
+def test_items_do_not_hold_on_to_what_was_sent():
+    data = np.arange(4, dtype=np.float32).tobytes()
+    array = np.frombuffer(data, np.float32).reshape(2, 2)
+    (first, _) = TensorTask((2,)).payloads({"input": array})
+    first[0] = 7
+    assert array[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 3), np.float32), "has shape [2, 3], not INT64 of shape [-1, 2]"),
+        (np.zeros(2, np.int64), "has shape [2], not INT64 of shape [-1, 2]"),
+        (np.zeros((1, 2), np.float32), "must be INT64 of shape [-1, 2]; something in it is a frac"),
+        (np.full((1, 2), 2**63, np.uint64), "something is out of range"),
+        (np.array([[b"1", b"2"]], dtype=object), "something in it is not a number"),
+    ],
+)
+def test_rows_that_are_no_input(array, message):
+    with pytest.raises(InvalidInput) as caught:
+        TensorTask((2,), "int64").payloads({"input": array})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e39])
+def test_rows_are_finite_in_its_dtype(number):
+    with pytest.raises(InvalidInput, match="something is not finite"):
+        TensorTask().payloads({"input": np.array([[number]])})
+
+
+def test_one_long_text_among_many_numbers_does_not_make_all_of_them_long():
+    # As numpy's strings these would take 80 GB.
+    with pytest.raises(InvalidInput, match="not a number"):
+        TensorTask().decode(["a" * 200_000, *[1] * 100_000])

@@ -1,25 +1,33 @@
 """The access log: one line per request, which nobody can forge."""
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession, UnixConnector, web
 
 from batchserve.app import build_app
+from batchserve.batch import CloseReason
 from batchserve.testing import GatedRunner
 from batchserve.web.access_log import AccessLog
 from batchserve.web.keys import REPOSITORY
+from batchserve.web.line_buffer import LineBuffer
 from tests.web.clients import Client, until
 
 Logged = Callable[..., Awaitable[Client]]
 
 LOGGER = "test.access"
-HEAD = r'127\.0\.0\.1 "(?P<request>[^"]*)" (?P<status>\d{3}) (?P<bytes>\d+) bytes \d+\.\d ms'
+TIME = r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{3}Z"
+PEER = r"127\.0\.0\.1"
+HEAD = r'"(?P<request>[^"]*)" (?P<status>\d{3}) (?P<bytes>\d+) bytes \d+\.\d ms id=(?P<id>\S+)'
+MODEL = r"( code=(?P<code>\w+))?( model=(?P<model>\S+))?"
+ANSWERED = r" batch=(?P<batch>\d+) queue=\d+\.\d forward=\d+\.\d"
 LINE = re.compile(
-    HEAD + r" id=(?P<id>\S+)( batch=(?P<batch>\d+) queue=\d+\.\d forward=\d+\.\d)?",
+    rf"{TIME} {PEER} {HEAD}( code=(?P<code>\w+))?( model=(?P<model>\S+))?({ANSWERED})?"
 )
 
 
@@ -27,21 +35,29 @@ LINE = re.compile(
 def lines(caplog) -> Callable[[], list[str]]:
     """Return a function that returns the lines of the access log up to now."""
     caplog.set_level(logging.INFO, logger=LOGGER)
-    return lambda: [record.getMessage() for record in caplog.records if record.name == LOGGER]
+    return lambda: [
+        line
+        for record in caplog.records
+        if record.name == LOGGER
+        for line in record.getMessage().split("\n")
+    ]
 
 
 @pytest.fixture
 def logged(aiohttp_server, aiohttp_client, configure, lines) -> Logged:
     """Return a function that serves a model as `serve` does, with the access log."""
 
-    async def start(**changes) -> Client:
+    async def start(log_format="text", **changes) -> Client:
         app = await build_app(
             configure(
                 **{"server": {"torch_threads": 1}, "source": "tests.models:Double", **changes}
             )
         )
         server = await aiohttp_server(
-            app, access_log_class=AccessLog, access_log=logging.getLogger(LOGGER)
+            app,
+            access_log_class=AccessLog,
+            access_log=LineBuffer(logging.getLogger(LOGGER), delay_s=0),
+            access_log_format=log_format,
         )
         client: Client = await aiohttp_client(server)
         return client
@@ -63,26 +79,88 @@ def parse(line: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "batch"),
+    ("path", "body", "status", "model", "batch"),
     [
-        ("/predict", {"input": [1]}, "200", "1"),
-        ("/models/tiny/predict", {"inputs": [[1], [2], [3]]}, "200", "3"),
-        ("/predict", {"input": "text"}, "422", None),
-        ("/predict", {"wrong": 1}, "400", None),
-        ("/predict?top_k=1", {"input": [1]}, "400", None),
-        ("/models/nobody/predict", {"input": [1]}, "404", None),
-        ("/nothing", {"input": [1]}, "404", None),
-        ("/models", {}, "405", None),
+        ("/predict", {"input": [1]}, "200", "tiny:1", "1"),
+        ("/models/tiny/predict", {"inputs": [[1], [2], [3]]}, "200", "tiny:1", "3"),
+        ("/predict", {"input": "text"}, "422", "tiny:1", None),
+        ("/predict", {"wrong": 1}, "400", "tiny:1", None),
+        ("/predict?top_k=1", {"input": [1]}, "400", "tiny:1", None),
+        ("/models/nobody/predict", {"input": [1]}, "404", None, None),
+        ("/nothing", {"input": [1]}, "404", None, None),
+        ("/models", {}, "405", None, None),
     ],
 )
-async def test_a_request_is_one_line(logged, lines, path, body, status, batch):
+async def test_a_request_is_one_line(logged, lines, path, body, status, model, batch):
     client = await logged()
     response = await client.post(path, json=body, headers={"X-Request-Id": "mine-7"})
     length = len(await response.read())
     line = parse(await only_line(lines))
     # The head counts, too.
     assert int(line.pop("bytes")) > length
-    assert line == {"request": f"POST {path}", "status": status, "id": "mine-7", "batch": batch}
+    assert line.pop("code") == (await response.json()).get("code")
+    expected = {"request": f"POST {path}", "status": status, "id": "mine-7"}
+    assert line == {**expected, "model": model, "batch": batch}
+
+
+async def test_a_line_of_json(logged, lines):
+    client = await logged(log_format="json")
+    await client.post(
+        "/predict?x", json={"inputs": [[1], [2]]}, headers={"X-Request-Id": 'mine-"7"'}
+    )
+    response = await client.post("/predict", json={"inputs": [[1], [2]]})
+    length = len(await response.read())
+    await until(lambda: len(lines()) == 2)
+    refused, answered = (json.loads(line) for line in lines())
+    assert refused["id"] == 'mine-"7"'
+    assert (refused["path"], refused["status"], refused["model"]) == ("/predict?x", 400, "tiny")
+    assert refused["code"] == "bad_request"
+    assert "batch" not in refused
+    assert re.fullmatch(TIME, answered.pop("time"))
+    assert answered.pop("bytes") > length
+    times = [answered.pop(name) for name in ("ms", "decode_ms", "queue_ms", "forward_ms")]
+    assert times[0] >= times[2] + times[3] > 0
+    assert answered.pop("reason") in set(CloseReason)
+    assert answered == {
+        "peer": "127.0.0.1",
+        "method": "POST",
+        "path": "/predict",
+        "status": 200,
+        "id": response.headers["X-Request-Id"],
+        "model": "tiny",
+        "version": "1",
+        "batch": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "peer"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("198.51.100.1, 2001:db8::7", "2001:db8::7"),
+        ("", "unix"),
+        ('1.1.1.1 "POST /forged"', "unix"),
+    ],
+)
+async def test_the_peer_of_a_unix_socket_is_whom_the_proxy_names(
+    configure, lines, tmp_path, forwarded, peer
+):
+    app = await build_app(configure(source="tests.models:Double"))
+    lines_to = LineBuffer(logging.getLogger(LOGGER), delay_s=0)
+    runner = web.AppRunner(
+        app, access_log_class=AccessLog, access_log=lines_to, access_log_format="text"
+    )
+    await runner.setup()
+    path = str(tmp_path / "x.sock")
+    await web.UnixSite(runner, path).start()
+    headers = {"X-Forwarded-For": forwarded}
+    async with (
+        ClientSession(connector=UnixConnector(path)) as session,
+        session.get("http://localhost/models", headers=headers) as response,
+    ):
+        assert response.status == 200
+    assert (await only_line(lines)).split('"')[0].split()[1:] == [peer]
+    await runner.cleanup()
 
 
 async def test_a_made_id_is_the_one_that_the_client_got(logged, lines):
@@ -132,7 +210,13 @@ async def test_a_failed_model_is_one_line_too(logged, lines):
     assert parse(await only_line(lines))["status"] == "500"
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/ping", "/metrics"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/livez", "/readyz", "/healthz", "/ping", "/metrics"),
+        *("/v2/health/live", "/v2/health/ready"),
+    ],
+)
 @pytest.mark.parametrize("draining", [False, True])
 async def test_probes_are_silent(logged, lines, path, draining):
     client = await logged()
@@ -146,7 +230,7 @@ async def test_probes_are_silent(logged, lines, path, draining):
     assert parse(await only_line(lines))["request"] == "GET /models"
 
 
-FORGED = '127.0.0.1 "POST /forged" 200 5 bytes 1.0 ms id=forged'
+FORGED = '2026-01-01T00:00:00.000Z 127.0.0.1 "POST /forged" 200 5 bytes 1.0 ms id=forged'
 
 
 @pytest.mark.parametrize(
@@ -174,7 +258,8 @@ async def test_a_path_cannot_forge_a_line(logged, lines, target):
     line = await only_line(lines)
     assert line.isprintable()
     # A space would begin another field.
-    assert re.fullmatch(r'127\.0\.0\.1 "GET \S+" 40[45] \d+ bytes \d+\.\d ms id=[0-9a-f]{32}', line)
+    head = rf'{TIME} {PEER} "GET \S+" 40[45] \d+ bytes \d+\.\d ms id=[0-9a-f]{{32}} code=\w+'
+    assert re.fullmatch(head, line)
 
 
 @pytest.mark.parametrize("space", [" ", "\t", "\u2028", "\u0085", "\xa0"], ids=ascii)

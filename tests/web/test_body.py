@@ -13,7 +13,7 @@ from aiohttp import FormData
 from PIL import Image
 
 from batchserve.config import Config
-from batchserve.web.body import INLINE_JSON_BYTES, parse_json
+from batchserve.web.body import INLINE_PARSE_BYTES, parse_body
 from batchserve.web.keys import POOL
 from tests.conftest import photo
 
@@ -386,10 +386,10 @@ async def test_a_large_body_is_parsed_on_a_thread_and_gets_the_same_answer(
     functions = handed_over(client)
     headers = {"Content-Type": "application/json"}
     first = await (await client.post("/predict", data=small, headers=headers)).json()
-    assert parse_json not in functions
-    large = small + b" " * INLINE_JSON_BYTES
+    assert parse_body not in functions
+    large = small + b" " * INLINE_PARSE_BYTES
     second = await client.post("/predict", data=large, headers=headers)
-    assert parse_json in functions
+    assert parse_body in functions
     assert second.status == 200
     assert await second.json() == first
 
@@ -399,7 +399,7 @@ async def test_many_numbers_come_back_as_many(serve, handed_over):
     functions = handed_over(client)
     numbers = list(range(50_000))
     response = await client.post("/predict", json={"input": numbers})
-    assert parse_json in functions
+    assert parse_body in functions
     assert (await response.json())["output"] == [2 * number for number in numbers]
 
 
@@ -412,9 +412,9 @@ async def test_a_large_body_gets_the_same_error(serve, handed_over, body, status
     functions = handed_over(client)
     headers = {"Content-Type": "application/json"}
     small = await client.post("/predict", data=body, headers=headers)
-    assert parse_json not in functions
-    large = await client.post("/predict", data=body + b" " * INLINE_JSON_BYTES, headers=headers)
-    assert parse_json in functions
+    assert parse_body not in functions
+    large = await client.post("/predict", data=body + b" " * INLINE_PARSE_BYTES, headers=headers)
+    assert parse_body in functions
     assert small.status == large.status == status
     assert await large.json() == await small.json()
 

@@ -313,10 +313,9 @@ async def test_no_such_model_or_version(serve, path, mentioned):
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/predict", {"POST"}),
-        ("DELETE", "/predict", {"POST"}),
-        ("PUT", "/models/tiny/predict", {"POST"}),
-        ("GET", "/models/tiny/versions/1/predict", {"POST"}),
+        ("DELETE", "/predict", {"GET", "POST"}),
+        ("PUT", "/models/tiny/predict", {"GET", "POST"}),
+        ("PATCH", "/models/tiny/versions/1/predict", {"GET", "POST"}),
         ("POST", "/models", {"GET", "HEAD"}),
         ("POST", "/readyz", {"GET", "HEAD"}),
         ("DELETE", "/metrics", {"GET", "HEAD"}),

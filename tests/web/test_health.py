@@ -34,7 +34,7 @@ async def test_ready(serve, path):
     client = await serve(TWO_MODELS)
     response = await client.get(path)
     assert response.status == 200
-    assert await response.json() == {"status": "ready"}
+    assert await response.json() == {"status": "Healthy" if path == "/ping" else "ready"}
 
 
 @pytest.mark.parametrize("path", READINESS)

@@ -20,6 +20,7 @@ from batchserve.app import ROUTES
 from batchserve.config import Config
 from batchserve.tasks.base import Parameters, Task
 from batchserve.web.authority import is_administration
+from batchserve.web.formats import MSGPACK, NPY
 from batchserve.web.keys import REPOSITORY
 from tests.web.clients import Client
 
@@ -43,7 +44,7 @@ SEVERAL = Config.model_validate(
     }
 )
 VERSIONS = [("colour", "1"), ("colour", "2"), ("numbers", "1.0")]
-PAGES = re.compile(r"/|/docs(/.*)?|/openapi\.json")
+PAGES = re.compile(r"/|/docs(/.*)?|/openapi\.json|/dashboard|/static/.*|/samples/.*")
 JSON = "application/json"
 
 
@@ -175,9 +176,13 @@ async def test_every_route_is_described(serve, tmp_path):
         if PAGES.fullmatch(route.path):
             continue
         for name, version in VERSIONS:
-            path = route.path.replace("{name}", name).replace("{version}", version)
-            assert "{" not in path
-            assert route.method.lower() in paths[path], path
+            # One path for all models, or one for each.
+            path = route.path
+            if path not in paths:
+                path = path.format(name=name, version=version)
+            # Of what takes no files, no address can name one.
+            is_for_files = route.method == "GET" and "predict" in path
+            assert route.method.lower() in paths[path] or (is_for_files and "numbers" in path), path
             described.add(path)
     assert described == set(paths)
 
@@ -185,8 +190,8 @@ async def test_every_route_is_described(serve, tmp_path):
 async def test_every_path_that_is_described_is_there(serve):
     client = await serve(SEVERAL)
     for path, operations in (await fetch(client))["paths"].items():
-        for method in operations:
-            response = await client.request(method, path)
+        for method in operations.keys() - {"parameters"}:
+            response = await client.request(method, path.format(name="colour", version="1"))
             assert response.status not in {404, 405}, f"{method} {path}"
 
 
@@ -348,9 +353,10 @@ async def test_the_content_types_are_those_that_are_read(serve):
     client = await serve(SEVERAL)
     paths = (await fetch(client))["paths"]
     numbers = paths["/models/numbers/predict"]["post"]["requestBody"]["content"]
-    assert set(numbers) == {JSON}
+    assert set(numbers) == {JSON, MSGPACK, NPY}
     colour = paths["/models/colour/predict"]["post"]["requestBody"]["content"]
-    assert set(colour) == {JSON, "multipart/form-data", "image/*", "application/octet-stream"}
+    files = {"multipart/form-data", "image/*", "application/octet-stream"}
+    assert set(colour) == {JSON, MSGPACK, *files}
     form = colour["multipart/form-data"]["schema"]
     assert form["required"] == list(form["properties"]) == ["file"]
 
@@ -391,6 +397,46 @@ async def test_the_priorities_are_those_that_are_read(serve):
     for value in [*described["enum"], described["default"], "urgent", ""]:
         response = await client.post(path, json={"input": [1]}, headers={"X-Priority": value})
         assert (response.status == 200) is schema.is_valid(value), value
+
+
+async def test_an_address_is_described_as_what_may_stand_for_a_file(serve):
+    client = await serve(SEVERAL)
+    document = await fetch(client)
+    schema = validator(document, request_schema(document, "/models/colour/predict"))
+    for url, accepted in [({"url": "https://a.org/b"}, True), ({"url": 1}, False), ({}, False)]:
+        assert schema.is_valid({"input": url}) is accepted
+        response = await client.post("/predict", json={"input": url})
+        assert response.status == (403 if accepted else 400)
+    get = document["paths"]["/models/colour/predict"]["get"]
+    assert {entry["name"] for entry in get["parameters"] if entry["in"] == "query"} == {
+        "url",
+        "top_k",
+    }
+    assert "requestBody" not in get
+
+
+async def test_an_endpoint_is_described(serve):
+    models = [{"name": "numbers", **NUMBERS}, task_of("sum", "Sum")]
+    endpoints = [
+        {"path": "/double/predict", "model": "numbers", "slo_ms": 20_000, "default_output": 0},
+        {"path": "/sum", "model": "sum"},
+    ]
+    described = {"server": SERVER, "models": models, "endpoints": endpoints}
+    client = await serve(Config.model_validate(described))
+    document = await fetch(client)
+    check_document(document)
+    assert "20000 ms" in document["paths"]["/double/predict"]["post"]["summary"]
+    for path in ("/double/predict", "/sum"):
+        schema = validator(document, response_schema(document, path, 200))
+        for body in ({"input": [1]}, {"input_batch": [[1], [2]]}):
+            answer = await (await client.post(path, json=body)).json()
+            assert list(schema.iter_errors(answer)) == []
+        assert not schema.is_valid({"output": 1})
+    client.app[REPOSITORY].versions[0].drain()
+    default = await (await client.post("/double/predict", json={"input": [1]})).json()
+    assert default["default"] is True
+    schema = validator(document, response_schema(document, "/double/predict", 200))
+    assert list(schema.iter_errors(default)) == []
 
 
 # What it says of answers is what the server does.
@@ -444,10 +490,17 @@ async def test_every_status_of_the_contract_is_described(serve, status):
     client = await serve(SEVERAL)
     document = await fetch(client)
     for path, operations in document["paths"].items():
-        if "post" in operations:
+        if "post" in operations and path != "/v2/repository/index":
             error = operations["post"]["responses"][str(status)]
             assert error["description"], path
             assert error["content"][JSON]["schema"]
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+async def test_what_only_our_protocol_answers_is_described(serve, method):
+    client = await serve(SEVERAL)
+    responses = (await fetch(client))["paths"]["/models/colour/predict"][method]["responses"]
+    assert {"403", "406"} <= set(responses)
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/healthz", "/ping"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchserve.config import Config
+from batchserve.config import Config, EndpointConfig
 from batchserve.web.keys import REPOSITORY
 from tests.web.clients import Client, batcher_of, gate, until
 
@@ -14,6 +14,8 @@ from tests.web.clients import Client, batcher_of, gate, until
 SERVER = {"torch_threads": 1}
 DOUBLE: dict[str, Any] = {"server": SERVER, "source": "tests.models:Double"}
 AGES_MS = 20_000
+JSON, NPY = "application/json", "application/x-npy"
+MSGPACK = ["application/msgpack", "application/x-msgpack", "application/vnd.msgpack"]
 CONTRACT = {
     "batchserve_requests": "counter",
     "batchserve_request_seconds": "histogram",
@@ -28,12 +30,14 @@ CONTRACT = {
     "batchserve_rejected": "counter",
     "batchserve_backlog_seconds": "gauge",
     "batchserve_faults": "counter",
+    "batchserve_defaults": "counter",
 }
 LABELS = {
     "batchserve_requests": {"code"},
     "batchserve_batches": {"reason"},
     "batchserve_rejected": {"reason"},
     "batchserve_faults": {"kind"},
+    "batchserve_defaults": {"endpoint", "reason"},
 }
 
 
@@ -84,7 +88,10 @@ async def test_models_tells_what_is_served_and_how(serve):
         "version": "1",
         "state": "ready",
         "task": "tensor",
+        "takes": [JSON, *MSGPACK, NPY],
+        "gives": [JSON, *MSGPACK, NPY],
         "precision": "fp32",
+        "input": {"kind": "numbers", "dtype": "float32", "shape": [10]},
         "device": "cpu",
         "max_batch_size": 4,
         "runner": "thread",
@@ -128,11 +135,14 @@ async def test_every_metric_of_the_contract_is_there_from_the_start(serve):
     assert all(family.documentation for family in families)
 
 
-async def test_metrics_have_the_labels_of_the_contract(serve):
+async def test_metrics_have_the_labels_of_the_contract(serve, configure):
     batching = {"max_batch_size": 1, "max_queue_size": 1}
-    client = await serve(server=SERVER, source="tests.models:FailsOnNegative", batching=batching)
+    config = configure(server=SERVER, source="tests.models:FailsOnNegative", batching=batching)
+    endpoint = EndpointConfig(path="/never-fails", model="tiny", default_output=0)
+    client = await serve(config.model_copy(update={"endpoints": [endpoint]}))
     for number in (1, -1):
         await client.post("/predict", json={"input": [number]})
+        await client.post("/never-fails", json={"input": [number]})
     # A second one, so that there is something rejected.
     runner = gate(client)
     await client.post("/predict", json={"input": [1]}, headers={"X-Request-Timeout-Ms": "20"})

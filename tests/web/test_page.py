@@ -1,22 +1,29 @@
-"""The pages for people: what they name is there, and they ask no outside host for anything."""
+"""The pages for people: what they load is there, and they ask no outside host for anything.
 
+What they do in a browser: tests/e2e/test_browser.py.
+"""
+
+import hashlib
 import html
-import itertools
 import re
-import shlex
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 
 import pytest
-from aiohttp import FormData
 
 from batchserve.config import Config
-from batchserve.web.keys import REPOSITORY
-from tests.conftest import photo
+from batchserve.web import page
+from batchserve.web.page import ASSETS, SAMPLES, STATIC
 from tests.web.clients import Client
 
 # One thread: the models are small, and the cores may be busy.
 SERVER = {"torch_threads": 1}
+PAGES = ["/", "/dashboard"]
+# What was vendored, and stays as its authors made it: `npm pack uplot@1.6.32`.
+VENDORED = {
+    "uplot-1.6.32.js": "5dd9b3281aa64b461b42d9945f6adb2649d346502b12281a9ae0d46599a80eba",
+    "uplot-1.6.32.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
 SEVERAL = Config.model_validate(
     {
         "server": SERVER,
@@ -43,41 +50,31 @@ IN_STYLES = re.compile(r"""(?:url\(\s*["']?|@import\s+["'])([^"')]*)""")
 
 
 class Page(HTMLParser):
-    """What a page links to, its blocks of commands, and its scripts."""
+    """What a page links to and loads, and what of it is script."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
         self.assets: list[str] = []
-        self.commands: list[str] = []
-        self.headings: list[str] = []
         self.scripts = ""
-        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
         self._within: list[str] = []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
         self._within.append(tag)
+        self.attributes |= {name for name, _ in attrs}
         links = [value for name, value in attrs if name in LINKS and value]
         self.links += links
         if tag in {"script", "link", "img"}:
             self.assets += [link for link in links if not link.startswith("data:")]
-        if tag == "pre":
-            self.commands.append("")
-        if tag == "h2":
-            self.headings.append("")
 
     def handle_endtag(self, tag: str) -> None:
         while self._within and self._within.pop() != tag:
             pass
 
     def handle_data(self, data: str) -> None:
-        if "pre" in self._within:
-            self.commands[-1] += data
-        if "h2" in self._within:
-            self.headings[-1] += data
         if "script" in self._within:
             self.scripts += data
 
@@ -95,128 +92,119 @@ def outside(link: str) -> bool:
     return bool(parts.netloc) or parts.scheme not in {"", "data"}
 
 
-# /.
+# / and /dashboard.
 
 
-async def test_the_page_lists_every_version(serve):
+@pytest.mark.parametrize("path", PAGES)
+async def test_everything_that_a_page_loads_is_there(serve, path):
     client = await serve(SEVERAL)
-    page = Page(await fetch(client, "/"))
-    headings = [" ".join(heading.split()) for heading in page.headings]
-    assert headings == [
-        "tiny version 1 ready",
-        "double version 2024-1 ready",
-        "colour version 7 ready",
-    ]
+    shown = Page(await fetch(client, path))
+    kinds = set()
+    for asset in shown.assets:
+        response = await client.get(asset)
+        assert response.status == 200, asset
+        assert await response.read()
+        kinds.add(response.content_type)
+    assert {"text/css", "text/javascript", "image/svg+xml"} <= kinds
 
 
-async def test_the_page_tells_who_is_draining(serve):
+@pytest.mark.parametrize("path", PAGES)
+async def test_the_pages_links_lead_somewhere(serve, path):
     client = await serve(SEVERAL)
-    client.app[REPOSITORY].drain()
-    page = Page(await fetch(client, "/"))
-    assert [heading.split()[-1] for heading in page.headings] == ["draining"] * 3
-
-
-def curl(command: str) -> tuple[str, dict[str, str]]:
-    """Return the URL of a curl command and its options that have a value."""
-    words = shlex.split(command.partition("|")[2] or command, posix=True)
-    assert words[0] == "curl"
-    options = {
-        name: value for name, value in itertools.pairwise(words) if re.fullmatch("-[A-Za-z]", name)
-    }
-    return words[-1], options
-
-
-async def test_every_model_has_a_command_with_its_own_path(serve):
-    client = await serve(SEVERAL)
-    page = Page(await fetch(client, "/"))
-    origin = str(client.make_url("/")).rstrip("/")
-    urls = {curl(command)[0] for command in page.commands}
-    assert urls == {
-        f"{origin}/models/tiny/versions/1/predict",
-        f"{origin}/models/double/versions/2024-1/predict",
-        f"{origin}/models/colour/versions/7/predict",
-    }
-    for url in urls:
-        response = await client.post(urlsplit(url).path, json={})
-        # Found, and asked for something to predict from.
-        assert response.status == 400
-
-
-async def test_the_commands_with_json_are_answered(serve):
-    client = await serve(SEVERAL)
-    page = Page(await fetch(client, "/"))
-    answered = 0
-    for command in page.commands:
-        url, options = curl(command)
-        if "-d" in options and "|" not in command:
-            kind = options["-H"].removeprefix("Content-Type: ")
-            response = await client.post(
-                urlsplit(url).path, data=options["-d"], headers={"Content-Type": kind}
-            )
-            assert response.status == 200, f"{command}\n{await response.text()}"
-            answered += 1
-    assert answered == 2
-
-
-async def test_the_command_with_a_file_is_answered(serve):
-    client = await serve(SEVERAL)
-    page = Page(await fetch(client, "/"))
-    (command,) = [command for command in page.commands if "-F" in command]
-    url, options = curl(command)
-    name, _, path = options["-F"].partition("=")
-    assert path.startswith("@")
-    form = FormData()
-    form.add_field(name, photo("coffee", "JPEG"), filename=path.removeprefix("@"))
-    response = await client.post(urlsplit(url).path, data=form)
-    assert response.status == 200
-
-
-async def test_the_pages_links_lead_somewhere(serve):
-    client = await serve(SEVERAL)
-    page = Page(await fetch(client, "/"))
-    targets = [link for link in page.links if not link.startswith("data:")]
+    targets = [link for link in Page(await fetch(client, path)).links if link[0] != "#"]
     assert targets
     for target in targets:
         assert (await client.get(target)).status == 200, target
 
 
-MALICE = "<script>alert('&\"')</script>"
-
-
-@pytest.mark.parametrize("field", ["name", "version"])
-async def test_names_are_escaped(serve, monkeypatch, field):
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_page_holds_no_script_and_no_style_and_forbids_both(serve, path):
     client = await serve(SEVERAL)
-    # The config would not let such a name in.
-    monkeypatch.setattr(client.app[REPOSITORY].versions[0], field, MALICE)
-    text = await fetch(client, "/")
-    assert MALICE not in text
-    assert "<script" not in text
-    assert "&lt;script&gt;" in text
-    page = Page(text)
-    assert MALICE in html.unescape(page.headings[0])
-    assert "script" not in page.tags
+    response = await client.get(path)
+    shown = Page(await response.text())
+    assert shown.scripts.strip() == ""
+    assert not {name for name in shown.attributes if name.startswith("on") or name == "style"}
+    policy = dict(
+        part.strip().split(" ", 1)
+        for part in response.headers["Content-Security-Policy"].split(";")
+    )
+    assert policy["default-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert not policy.keys() & {"script-src", "style-src", "connect-src"}
 
 
-@pytest.mark.parametrize("host", ['"><script>alert(1)</script>', "<img/src=x/onerror=alert(1)>"])
-async def test_the_host_that_a_client_states_is_escaped(serve, host):
+async def test_the_modules_that_a_module_imports_are_there(serve):
     client = await serve(SEVERAL)
-    response = await client.get("/", headers={"Host": host})
-    text = await response.text()
-    assert "<script" not in text
-    assert "<img" not in text
+    imported = {
+        name
+        for asset, path in ASSETS.items()
+        if asset.endswith(".js")
+        for name in re.findall(r"""from "\./([^"]+)";""", path.read_text(encoding="utf-8"))
+    }
+    assert "uplot-1.6.32.js" in imported
+    for name in imported:
+        response = await client.get(f"/static/{name}")
+        assert response.status == 200, name
+        assert response.content_type == "text/javascript"
 
 
-async def test_the_commands_name_the_host_that_was_asked(serve):
+def test_every_asset_is_used():
+    texts = [path.read_text(encoding="utf-8") for path in STATIC.iterdir()]
+    texts.append('try.js try.css dashboard.js dashboard.css "')
+    for name in ASSETS:
+        assert any(re.search(rf"\b{re.escape(name)}\b", text) for text in texts), name
+
+
+@pytest.mark.parametrize(
+    "name", ["layout.html", "nothing.js", "..%2Fpage.py", "uplot-1.6.32.LICENSE.txt"]
+)
+async def test_nothing_else_is_served(serve, name):
     client = await serve(SEVERAL)
-    text = await fetch(client, "/", headers={"Host": "models.example:8443"})
-    urls = {curl(command)[0] for command in Page(text).commands}
-    assert {urlsplit(url).netloc for url in urls} == {"models.example:8443"}
+    response = await client.get(f"/static/{name}")
+    assert response.status == 404
+    assert (await response.json())["code"] == "not_found"
+
+
+async def test_a_browser_that_has_an_asset_is_not_sent_it_again(serve):
+    client = await serve(SEVERAL)
+    first = await client.get("/static/base.css")
+    assert first.headers["Cache-Control"] == "no-cache"
+    again = await client.get("/static/base.css", headers={"If-None-Match": first.headers["ETag"]})
+    assert again.status == 304
+
+
+@pytest.mark.parametrize(("name", "digest"), VENDORED.items())
+def test_what_others_made_is_as_they_made_it_and_has_its_licence(name, digest):
+    assert hashlib.sha256((STATIC / name).read_bytes()).hexdigest() == digest
+    licence = (STATIC / "uplot-1.6.32.LICENSE.txt").read_text(encoding="utf-8")
+    assert "The MIT License" in licence
+    assert "Leon Sorokin" in licence
+
+
+async def test_sample_photos_are_offered_and_served(serve):
+    client = await serve(SEVERAL)
+    offered = re.findall(r'src="(/samples/[^"]+)"', await fetch(client, "/"))
+    assert offered == [f"/samples/{name}.jpg" for name in SAMPLES]
+    for url in offered:
+        response = await client.get(url)
+        assert response.status == 200
+        assert response.content_type == "image/jpeg"
+
+
+@pytest.mark.parametrize("name", ["moon.jpg", "coffee.png", "coffee", "jpg"])
+async def test_no_other_photo_is_served(serve, name):
+    client = await serve(SEVERAL)
+    assert (await client.get(f"/samples/{name}")).status == 404
+
+
+def test_without_samples_none_are_offered():
+    assert "/samples/" not in page._render("try.html", samples={})
 
 
 # Nothing from outside.
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest.mark.parametrize("path", [*PAGES, "/docs"])
 async def test_a_page_refers_to_no_outside_host(serve, path):
     client = await serve(SEVERAL)
     text = await fetch(client, path)
@@ -224,6 +212,13 @@ async def test_a_page_refers_to_no_outside_host(serve, path):
     assert links
     assert set(Page(text).links) <= set(map(html.unescape, links))
     assert [link for link in links if outside(link)] == []
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_an_asset_refers_to_no_outside_host(name):
+    text = ASSETS[name].read_text(encoding="utf-8")
+    assert [match[0] for match in OUTSIDE_IN_CODE.finditer(text)] == []
+    assert not re.search(r"""(?:fetch|import|open)\s*\(?\s*["'`]https?:""", text)
 
 
 async def test_every_asset_of_the_docs_is_there(serve):

@@ -4,7 +4,7 @@ import pytest
 
 from batchserve.batch import Priority, Terms
 from batchserve.errors import BadRequest
-from batchserve.web.terms import PRIORITY, TIMEOUT, priority_of, read_terms
+from batchserve.web.terms import PRIORITY, TIMEOUT, priority_of, read_terms, restated
 
 NOW_S, DEFAULT_MS = 100.0, 30_000.0
 
@@ -79,3 +79,21 @@ def test_a_promise_is_postponed_up_to_the_deadline_and_a_stated_timeout_never():
     assert Terms(1.0, 5.0).postponed(2.0) == Terms(3.0, 5.0)
     assert Terms(1.0, 5.0).postponed(9.0) == Terms(5.0, 5.0)
     assert Terms(5.0, 5.0).postponed(2.0) == Terms(5.0, 5.0)
+
+
+# What a body says more than the headers.
+
+STATED = Terms(110.0, 130.0, Priority.BULK)
+
+
+def test_a_body_that_says_nothing_leaves_the_terms_as_they_are():
+    assert restated(STATED, NOW_S, 0, 0) == STATED
+
+
+def test_a_timeout_of_the_body_is_promise_and_deadline():
+    assert restated(STATED, NOW_S, 0, 250_000) == Terms(100.25, 100.25, Priority.BULK)
+
+
+def test_a_priority_of_the_body():
+    assert restated(STATED, NOW_S, 1, 0) == Terms(110.0, 130.0, Priority.INTERACTIVE)
+    assert restated(STATED, NOW_S, 17, 1) == Terms(100.000001, 100.000001, Priority.BULK)

@@ -1,0 +1,97 @@
+"""Where a model runs, in which precision, and made faster how."""
+
+import torch
+
+from batchserve.config import ModelConfig
+from batchserve.errors import LoadError
+from batchserve.loading import torchscript
+from batchserve.loading.program import Program
+from batchserve.loading.quantize import quantize
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def use_threads(count: int) -> None:
+    """Let each forward pass of this process use `count` cores."""
+    torch.set_num_threads(count)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name; `auto` is the best that is there.
+
+    Raises:
+        LoadError: it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not (
+        torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    ):
+        raise LoadError(
+            f"device: {name} is not there; torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices; device: auto takes what there is"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise LoadError("device: mps is not there; device: auto takes what there is")
+    return device
+
+
+def place_module(
+    module: torch.nn.Module, config: ModelConfig, device: torch.device
+) -> torch.nn.Module:
+    """Move a loaded module to its device, in its precision; quantise and compile it if configured.
+
+    Raises:
+        LoadError: its kind does not allow that.
+    """
+    try:
+        return _place(module, config, device)
+    except LoadError as error:
+        raise LoadError(f"model {config.name}: {error}") from error
+
+
+def _place(module: torch.nn.Module, config: ModelConfig, device: torch.device) -> torch.nn.Module:
+    if isinstance(module, Program):
+        _check_fixed("a program", {module.dtype} if module.dtype else set(), config)
+        module.place(device)
+        return module
+    if isinstance(module, torch.jit.ScriptModule):
+        constants = torchscript.constant_dtypes(module)
+        _check_fixed("TorchScript", constants, config)
+        # Only while it is read can what is in a graph be moved.
+        module = torchscript.read_again(module, device) if constants else module
+    module = module.to(device=device, dtype=DTYPES[config.precision])
+    if config.quantize is not None:
+        module = quantize(module, config.quantize)
+    if config.compile:
+        # dynamic: one compilation for all batch sizes, instead of one for each.
+        module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
+    return module
+
+
+def _check_fixed(kind: str, dtypes: set[torch.dtype], config: ModelConfig) -> None:
+    """Raise if a config asks for more than a graph allows that was fixed when it was made.
+
+    Args:
+        kind: of the model, for messages.
+        dtypes: of the numbers in the graph; empty: it takes any precision.
+        config: what is asked for.
+    """
+    if dtypes and dtypes != {DTYPES[config.precision]}:
+        own = " and ".join(sorted(NAMES.get(dtype, str(dtype)) for dtype in dtypes))
+        raise LoadError(
+            f"precision: {config.precision} is not that of the file: the numbers of {kind} are "
+            f"fixed when it is made, and these are {own}; set precision: {own}, or make it anew "
+            f"in {config.precision}"
+        )
+    for key in ("compile", "quantize"):
+        if value := getattr(config, key):
+            stated = "true" if value is True else value
+            raise LoadError(
+                f"{key}: {stated} does not go with {kind}, whose graph is fixed when it is made; "
+                f"leave it out, or serve the model itself: its weights with architecture"
+            )

@@ -1,0 +1,41 @@
+"""How many cores a forward pass uses: no more than make it faster.
+
+Threads that share a pass wait for each other after each operation. If one of them does not get a
+core at once, because the machine does other things, all wait; a small pass then takes a thousand
+times as long.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from batchserve.runners.forward import Forward
+
+# What a second core must save to be worth it.
+WORTH = 0.2
+TRIALS, TRIALS_S = 7, 0.5
+
+
+def choose_threads(forward: Forward, items: Sequence[torch.Tensor]) -> int:
+    """Return 1, or as many threads as the pass may use if it is so much faster with them.
+
+    Args:
+        forward: the pass, with the most threads that it may use; changed meanwhile.
+        items: of one batch.
+
+    Raises:
+        Exception: whatever the pass raises.
+    """
+    most = forward.threads
+    if most == 1 or not forward.on_cpu:
+        return most
+    seconds: dict[int, list[float]] = {1: [], most: []}
+    until_s = time.perf_counter() + TRIALS_S
+    while len(seconds[1]) < TRIALS and (not seconds[1] or time.perf_counter() < until_s):
+        for threads, took in seconds.items():
+            forward.threads = threads
+            started_s = time.perf_counter()
+            forward(items)
+            took.append(time.perf_counter() - started_s)
+    return most if min(seconds[most]) < (1 - WORTH) * min(seconds[1]) else 1

@@ -1,0 +1,1 @@
+"""`batchserve top`: what a server is doing now, from its metrics."""

@@ -1,0 +1,78 @@
+"""How many cores a pass uses."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from batchserve.runners.forward import Forward
+from batchserve.runners.threads import choose_threads
+from batchserve.runners.warmup import warm_up
+from batchserve.tasks.tensor import TensorTask
+
+ITEMS = [torch.ones(3)] * 4
+MOST = 2
+
+
+class Takes(nn.Module):
+    """Takes as long as the test says, by the number of threads."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.seen: set[int] = set()
+
+    def forward(self, batch: Tensor) -> Tensor:
+        threads = torch.get_num_threads()
+        self.seen.add(threads)
+        until_s = time.perf_counter() + self.seconds[threads]
+        while time.perf_counter() < until_s:
+            pass
+        return batch
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def forward_of(module: nn.Module, threads: int = MOST, **kwargs) -> Forward:
+    device, dtype = torch.device("cpu"), torch.float32
+    return Forward(module, TensorTask(), device, dtype, threads=threads, **kwargs)
+
+
+def test_threads_that_make_a_pass_faster_are_used():
+    assert choose_threads(forward_of(Takes({1: 0.04, 2: 0.02})), ITEMS) == MOST
+
+
+@pytest.mark.parametrize("together_s", [0.02, 0.2])
+def test_threads_that_do_not_are_left_to_others(together_s):
+    assert choose_threads(forward_of(Takes({1: 0.02, 2: together_s})), ITEMS) == 1
+
+
+def test_one_thread_needs_no_trial():
+    module = Takes({})
+    assert choose_threads(forward_of(module, threads=1), ITEMS) == 1
+    assert not module.seen
+
+
+def test_warming_up_begins_with_the_choice():
+    module = Takes({1: 0.001, 2: 0.01})
+    forward = forward_of(module)
+    warm_up(forward, ITEMS[0], 4)
+    assert forward.threads == 1
+    module.seen.clear()
+    forward(ITEMS)
+    assert module.seen == {1}
+
+
+def test_answers_that_stay_the_same_to_the_bit_are_computed_as_configured():
+    module = Takes({2: 0.01})
+    forward = forward_of(module, pad_to=4)
+    warm_up(forward, ITEMS[0], 4)
+    assert forward.threads == MOST
+    assert module.seen == {MOST}
