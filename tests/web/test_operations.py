@@ -87,6 +87,7 @@ async def test_models_tells_what_is_served_and_how(serve):
         "name": "tiny",
         "version": "1",
         "state": "ready",
+        "current": True,
         "task": "tensor",
         "takes": [JSON, *MSGPACK, NPY],
         "gives": [JSON, *MSGPACK, NPY],
