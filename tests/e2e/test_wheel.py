@@ -101,7 +101,9 @@ def test_it_is_imported_from_where_it_was_installed(installed, tmp_path):
     assert str(ROOT) not in about["path"]
     assert about["version"] == __version__
     assert about["typed"]
-    assert "index.html" in about["static"]
+    assert about["static"] == sorted(
+        each.name for each in (ROOT / "batchserve/web/static").iterdir()
+    )
     metadata = about["metadata"]
     assert metadata["license_expression"] == "Apache-2.0"
     assert "Typing :: Typed" in metadata["classifier"]
