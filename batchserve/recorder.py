@@ -35,7 +35,7 @@ class Recorder:
         """Add a point, and return after how many seconds the next one is due. It blocks.
 
         Raises:
-            OSError, ValueError: the folder that the workers share is gone.
+            Exception: the folder that the workers share is gone, or holds what cannot be read.
         """
         if not self._log.lead():
             return EVERY_S

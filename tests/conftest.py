@@ -3,11 +3,16 @@
 import asyncio
 import io
 import os
+import socket
+import subprocess
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import skimage.data
 from aiohttp.test_utils import TestClient
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -74,6 +79,31 @@ def serve(aiohttp_client, configure) -> MakeClient:
 def shipped_config() -> Config:
     """The config that `make serve` serves."""
     return read_config(ROOT / "config.yaml", {})
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis, on a port of its own."""
+    folder = tmp_path_factory.mktemp("redis")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--save", "", "--dir", str(folder)]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    except FileNotFoundError:
+        pytest.skip("redis-server is not installed")
+    url = f"redis://127.0.0.1:{port}/0"
+    client = redis.Redis.from_url(url)
+    with client:
+        give_up_s = time.monotonic() + 30
+        while time.monotonic() < give_up_s:
+            with suppress(redis.ConnectionError):
+                client.ping()
+                break
+        yield url
+    process.terminate()
+    process.wait()
 
 
 def photo(name: str, kind: str = "PNG") -> bytes:

@@ -29,6 +29,7 @@ from batchserve.config import (
     ImageConfig,
     ModelConfig,
     ServerConfig,
+    TlsConfig,
 )
 from batchserve.metrics import Metrics
 from tests.conftest import ROOT, photo
@@ -37,6 +38,7 @@ from tests.conftest import ROOT, photo
 SECTIONS: dict[str, type[BaseModel]] = {
     "server": ServerConfig,
     "fetch": FetchConfig,
+    "tls": TlsConfig,
     "models": ModelConfig,
     "image": ImageConfig,
     "batching": BatchingConfig,

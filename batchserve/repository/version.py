@@ -16,14 +16,15 @@ from batchserve.batching.batcher import Batcher
 from batchserve.batching.configured import scheduler_for
 from batchserve.config import ModelConfig
 from batchserve.errors import Draining, LoadError, NotReady
-from batchserve.loading import DTYPES, load_module, pick_device, place_module
+from batchserve.loading import DTYPES, largest_batch, load_module, pick_device, place_module
 from batchserve.repository.warming import warm
 from batchserve.runners.device import give_memory_back
 from batchserve.runners.forward import Forward
-from batchserve.runners.warmup import choose_runner
+from batchserve.runners.warmup import MOST, choose_runner
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
 from batchserve.tasks.tensors import TensorSpec, specs_of
+from batchserve.urls import shown
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class ModelVersion:
         self.config = config
         self._hang_s = hang_s
         self._threads = threads
+        self._most = MOST  # items in a batch, however much would pay
         self.name = config.name
         self.version = config.version
         self.serial = serial
@@ -141,7 +143,7 @@ class ModelVersion:
         if self.forward_s:
             return max(self.forward_s)
         batching = self.config.batching
-        return batching.max_batch_size or min(UNMEASURED, batching.max_queue_size)
+        return batching.max_batch_size or min(UNMEASURED, batching.max_queue_size, self._most)
 
     @property
     def summary(self) -> str:
@@ -162,7 +164,7 @@ class ModelVersion:
             LoadError: it cannot be loaded, or fails on its own task's example.
         """
         started_s = time.monotonic()
-        logger.info("%s loading %s", self.key, self.config.source)
+        logger.info("%s loading %s", self.key, shown(self.config.source))
         try:
             forward = await asyncio.to_thread(self._load)
             if self._moved_on(State.LOADING, State.WARMING):
@@ -231,6 +233,7 @@ class ModelVersion:
         self.device = str(device)
         module = place_module(module, self.config, device)
         self._module = weakref.ref(module)
+        self._most = largest_batch(module) or MOST
         pad_to = self.config.batching.max_batch_size if self.config.reproducible else None
         dtype = DTYPES[self.config.precision]
         return Forward(module, self.task, device, dtype, pad_to, self._threads)
@@ -239,7 +242,7 @@ class ModelVersion:
         def show(done: int, of: int | None) -> None:
             self.progress = Progress("warm-up", done, of)
 
-        seconds, row = warm(self.config, self.task, forward, show)
+        seconds, row = warm(self.config, self.task, forward, self._most, show)
         if row is not None:
             self.outputs = specs_of(row, fixed=self.task.fixed_shape)
         return seconds

@@ -8,7 +8,7 @@ from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import is_reproducible
-from batchserve.runners.warmup import MOST, sizes_to_try, warm_up
+from batchserve.runners.warmup import sizes_to_try, warm_up
 from batchserve.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ OnSize = Callable[[int, int | None], None]
 
 
 def warm(
-    config: ModelConfig, task: Task, forward: Forward, on_size: OnSize
+    config: ModelConfig, task: Task, forward: Forward, most: int, on_size: OnSize
 ) -> tuple[dict[int, float], Any]:
     """Run every batch size in use, on the task's example.
 
@@ -33,6 +33,7 @@ def warm(
         config: of the model.
         task: of the model.
         forward: its pass, which has not run yet.
+        most: items in a batch, where the config leaves that open.
         on_size: called with how many sizes have been tried, and of how many if that is known.
 
     Returns:
@@ -57,7 +58,7 @@ def warm(
         _log_size(config, size, seconds)
 
     on_size(0, of)
-    most = min(MOST, batching.max_queue_size)
+    most = min(most, batching.max_queue_size)
     try:
         seconds = warm_up(forward, example, batching.max_batch_size, tried, most)
         (row,) = forward([example])

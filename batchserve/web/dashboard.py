@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 SINCE = "since"
 KEEPS_S = MOST_POINTS * EVERY_S
-# After the folder has failed.
-RETRY_S = 60.0
+# After it has failed.
+RETRY_S = 10.0
 
 
 async def history(app: web.Application) -> AsyncIterator[None]:
@@ -56,8 +56,12 @@ async def _record(recorder: Recorder, stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
             seconds = await asyncio.to_thread(recorder.record)
-        except (OSError, ValueError) as error:
-            logger.warning("the history for /dashboard cannot be written: %s", error)
+        # Whatever it is, it is not worth the history. A file of the metrics, say, may be empty
+        # because another worker is just making it.
+        except Exception as error:  # noqa: BLE001
+            logger.warning(
+                "the history for /dashboard cannot be written: %s: %s", type(error).__name__, error
+            )
             seconds = RETRY_S
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), seconds)

@@ -35,7 +35,7 @@ def administer(server: Server, method: str, path: str, **kwargs: Any) -> dict[st
     return body
 
 
-def load(server: Server, version: str, source: str = DOUBLE["source"]) -> dict[str, Any]:
+def load(server: Server, version: str, source: str = str(DOUBLE["source"])) -> dict[str, Any]:
     path = f"{ADMIN}/versions/{version}?current=true"
     return administer(server, "PUT", path, json={**COMMON, "source": source})
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import redis
 from torch import nn
 
 from batchserve.config import ModelConfig
@@ -15,6 +16,7 @@ from batchserve.loading import load_module
 from batchserve.repository import ModelRepository, State, operations, version
 from batchserve.repository.follower import Follower, Identity
 from batchserve.runners import warmup
+from batchserve.stores import open_store
 from batchserve.stores.base import Reading, StoreError
 from batchserve.stores.memory import MemoryStore
 from tests.models import Double
@@ -84,11 +86,16 @@ async def start(store):
         return ModelConfig.model_validate({**section, "version": key.partition(":")[2]})
 
     async def begin(
-        *sections: dict[str, Any], strict: bool = True, generation: int = 0, store=store
+        *sections: dict[str, Any],
+        strict: bool = True,
+        generation: int = 0,
+        store=store,
+        server: str = "server",
     ) -> Follower:
         configs = [ModelConfig.model_validate({**BATCHING, **s}) for s in sections or (MODEL,)]
-        identity = Identity("server", generation, pid=len(followers) + 1, host="here")
-        follower = Follower(ModelRepository(), lambda: store, configs, configure, identity)
+        identity = Identity(server, generation, pid=len(followers) + 1, host="here")
+        opened = (lambda: store) if isinstance(store, MemoryStore) else partial(open_store, store)
+        follower = Follower(ModelRepository(), opened, configs, configure, identity)
         followers.append(follower)
         await follower.start(strict=strict)
         return follower
@@ -228,6 +235,22 @@ async def test_what_is_unloaded_while_it_loads_is_loaded_for_nobody(start, monke
     await settled(worker)
     assert states(worker) == {"m:1": State.READY, "m:3": State.READY}
     assert not loading.loaded
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_workers_of_several_servers_agree_by_a_real_store(start, request, tmp_path, kind):
+    url = str(tmp_path / "state.db")
+    if kind == "redis":
+        url = request.getfixturevalue("redis_url")
+        redis.Redis.from_url(url).flushall()
+    workers = [await start(store=url, server=server) for server in ("one", "one", "other")]
+    await workers[0].change(load("m:2", make_current=True))
+    for worker in workers:
+        await worker.until(partial(is_current, worker, "2"), 60)
+    assert len(workers[0].deciding) == 3
+    await workers[2].change(partial(operations.roll_back, name="m"))
+    for worker in workers:
+        await worker.until(partial(is_current, worker, "1"), 60)
 
 
 # Death and birth.

@@ -1,13 +1,10 @@
 """One contract for all stores: memory, a file, and Redis."""
 
-import socket
 import sqlite3
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,31 +17,6 @@ from batchserve.stores.sqlite import SqliteStore
 
 AGES_S = 1000.0
 Open = Callable[[], Store]
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Redis, which listens at a socket in a folder of its own."""
-    folder = tmp_path_factory.mktemp("redis")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--save", "", "--dir", str(folder)]
-    try:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    except FileNotFoundError:
-        pytest.skip("redis-server is not installed")
-    url = f"redis://127.0.0.1:{port}/0"
-    client = redis.Redis.from_url(url)
-    with client:
-        give_up_s = time.monotonic() + 30
-        while time.monotonic() < give_up_s:
-            with suppress(redis.ConnectionError):
-                client.ping()
-                break
-        yield url
-    process.terminate()
-    process.wait()
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])

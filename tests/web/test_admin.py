@@ -350,14 +350,14 @@ async def test_progress_is_shown_while_a_version_warms_up(administered, monkeypa
     seen = []
     loop = asyncio.get_running_loop()
 
-    def watched(config, task, forward, on_size):
+    def watched(config, task, forward, most, on_size):
         def tell(done, of):
             on_size(done, of)
             shown = asyncio.run_coroutine_threadsafe(client.get("/models/tiny"), loop).result()
             body = asyncio.run_coroutine_threadsafe(shown.json(), loop).result()
             seen.append(body["versions"][-1]["progress"])
 
-        return warm(config, task, forward, tell)
+        return warm(config, task, forward, most, tell)
 
     monkeypatch.setattr(versions, "warm", watched)
     await put(client, "2", batching={"max_batch_size": 4})

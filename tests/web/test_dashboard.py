@@ -1,6 +1,7 @@
 """/dashboard/data: what was recorded, for whoever asks; and that recording harms nobody."""
 
 import asyncio
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from batchserve import metrics
 from batchserve.history_log import HistoryLog
+from batchserve.recorder import Recorder
 from batchserve.web import dashboard
 from batchserve.web.keys import HISTORY
 from tests.web.clients import Client
@@ -113,6 +115,22 @@ async def test_a_folder_that_is_gone_is_told_and_requests_are_answered(
     assert "the history for /dashboard cannot be written" in caplog.text
     assert await points(client) == []
     assert (await client.post("/predict", json={"input": [0] * 10})).status == 200
+
+
+async def test_recording_goes_on_after_a_file_that_could_not_be_read(serve, monkeypatch):
+    monkeypatch.setattr(dashboard, "RETRY_S", 0)
+    monkeypatch.setattr("batchserve.recorder.EVERY_S", 0)
+    record, errors = Recorder.record, iter([struct.error("unpack requires 4 bytes")])
+
+    def fail_once(recorder: Recorder) -> float:
+        for error in errors:
+            raise error
+        return record(recorder)
+
+    monkeypatch.setattr(Recorder, "record", fail_once)
+    client = await serve()
+    while not await points(client):
+        pass
 
 
 async def test_recording_stops_with_the_server(serve):

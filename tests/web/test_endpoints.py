@@ -261,14 +261,14 @@ async def test_a_server_that_is_stopping(at):
 async def test_a_model_that_is_not_ready(at, state):
     client = await at(HASTY)
     (version,) = client.app[REPOSITORY].versions
-    version.state = state
+    version.state, version.loaded = state, False
     check_default(await answered(client, json={"input": [1]}), str(state))
     several = await answered(client, json={"input_batch": [[1], "whatever"]})
     assert len(several["batch_predictions"]) == 2
     image = await answered(client, data=picture(), headers={"Content-Type": "image/png"})
     check_default(image, str(state))
     assert await defaults(client) == {"model_not_ready": 3.0}
-    version.state = State.READY
+    version.state, version.loaded = State.READY, True
 
 
 async def test_a_model_that_was_taken_away(at, monkeypatch):

@@ -54,7 +54,7 @@ export function axis(options = {}) {
   };
 }
 
-// A range from 0 to what there is, and never to nothing.
+// A range from 0 to a little more than there is, and never to nothing.
 export function fromZero(least = 1) {
   return (_chart, _min, max) => [0, Math.max(least, (max ?? 0) * 1.08)];
 }

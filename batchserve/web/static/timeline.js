@@ -144,6 +144,7 @@ class Timeline {
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     if (ctx.measureText(text).width + 8 * devicePixelRatio < box[2]) {
       ctx.fillStyle = colour("on-accent");
+      ctx.textAlign = "left";
       ctx.textBaseline = "middle";
       ctx.fillText(text, Math.max(box[0], chart.bbox.left) + 4 * devicePixelRatio, box[1] + box[3] / 2);
     }
