@@ -90,6 +90,7 @@ async def test_models_tells_what_is_served_and_how(serve):
         "name": "tiny",
         "version": "1",
         "state": "ready",
+        "current": True,
         "task": "tensor",
         "takes": [JSON, *MSGPACK, NPY],
         "gives": [JSON, *MSGPACK, NPY],
@@ -328,7 +329,9 @@ async def test_the_gauges_follow_the_queue(serve):
 
 
 async def test_what_is_not_there_adds_no_labels(serve):
-    client = await serve(**DOUBLE)
+    # Always closed for the same reason.
+    batching = {"max_batch_size": 4, "max_wait_ms": 0, "policy": "fixed"}
+    client = await serve(**DOUBLE, batching=batching)
     assert (await client.post("/predict", json={"input": [1]})).status == 200
 
     async def labels() -> set[tuple[tuple[str, str], ...]]:
