@@ -16,7 +16,7 @@ from batchserve.errors import ConfigError, Forbidden, InvalidInput
 SAFE = frozenset(
     {
         *("name", "version", "image", "input_shape", "input_dtype", "slo_ms", "device"),
-        *("precision", "compile", "reproducible", "batching"),
+        *("precision", "quantize", "compile", "reproducible", "batching", "sha256"),
     }
 )
 # Where it comes from; each is looked at. Any other key is for the config file alone.

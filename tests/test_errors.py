@@ -19,13 +19,16 @@ REQUEST_ERRORS = [
 # Programs match these: a change here breaks clients.
 PROMISED = {
     "BadRequest": (400, "bad_request"),
+    "Unauthorized": (401, "unauthorized"),
     "Forbidden": (403, "forbidden"),
     "NotFound": (404, "not_found"),
     "MethodNotAllowed": (405, "method_not_allowed"),
     "NotAcceptable": (406, "not_acceptable"),
+    "Conflict": (409, "conflict"),
     "TooLarge": (413, "too_large"),
     "UnsupportedMedia": (415, "unsupported_media_type"),
     "InvalidInput": (422, "invalid_input"),
+    "LoadFailed": (422, "load_failed"),
     "ModelFailed": (500, "model_failed"),
     "InternalError": (500, "internal_error"),
     "Unavailable": (503, "unavailable"),
@@ -33,6 +36,7 @@ PROMISED = {
     "Overloaded": (503, "overloaded"),
     "Draining": (503, "draining"),
     "NotReady": (503, "model_not_ready"),
+    "StoreUnavailable": (503, "store_unavailable"),
     "DeadlineExceeded": (504, "deadline_exceeded"),
 }
 

@@ -14,7 +14,12 @@ from batchserve.errors import NotFound, Unauthorized
 from batchserve.web.keys import CONFIG
 
 # Probes and Prometheus have no key.
-EXEMPT = frozenset({"/livez", "/readyz", "/healthz", "/ping", "/metrics"})
+EXEMPT = frozenset(
+    {
+        *("/livez", "/readyz", "/healthz", "/ping", "/metrics"),
+        *("/v2/health/live", "/v2/health/ready"),
+    }
+)
 API_KEY = "X-API-Key"
 
 

@@ -206,7 +206,7 @@ async def test_administration_answers_at_its_own_address_only(guarded, tmp_path:
 
 # Keys for predicting.
 
-OPEN = ["/livez", "/readyz", "/healthz", "/ping", "/metrics"]
+OPEN = ["/livez", "/readyz", "/healthz", "/ping", "/metrics", "/v2/health/live", "/v2/health/ready"]
 CLOSED = ["/models", "/models/tiny", "/", "/docs", "/openapi.json", "/debug/batches", "/nowhere"]
 
 
