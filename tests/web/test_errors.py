@@ -278,6 +278,7 @@ async def test_a_query_that_is_not_understood(serve, model, query, good):
         "/nothing",
         "/predict/",
         "/predict/more",
+        "/models/tiny/none",
         "/models/tiny/versions/1",
         "/docs/static/",
         "/docs/static/nothing.js",

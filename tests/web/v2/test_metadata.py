@@ -8,6 +8,7 @@ import pytest
 from batchserve import __version__
 from batchserve.config import Config
 from batchserve.repository import State
+from batchserve.repository.version import Progress
 from batchserve.web.keys import REPOSITORY
 from tests.web.clients import Client
 
@@ -177,7 +178,9 @@ async def test_a_server_that_drains_lives_and_is_not_ready(serve):
 
 async def test_a_version_that_loads_cannot_be_described_yet(serve):
     client = await serve(MODELS)
-    client.app[REPOSITORY].versions[2].state = State.LOADING
+    version = client.app[REPOSITORY].versions[2]
+    version.state, version.progress = State.LOADING, Progress("loading")
+    version.loaded = False
     for what in ("", "/config", "/ready"):
         response = await client.get(f"/v2/models/double{what}")
         assert response.status == 503
