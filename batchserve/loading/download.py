@@ -26,7 +26,7 @@ from urllib3.util import Retry
 
 from batchserve.errors import LoadError
 from batchserve.loading.cache import cache_folder, only_one
-from batchserve.loading.files import check_digest, digest_of
+from batchserve.loading.files import OnBytes, check_digest, digest_of
 from batchserve.loading.recognise import recognise
 from batchserve.urls import is_safe, shown
 
@@ -48,11 +48,16 @@ PIECE_BYTES = 2**16  # so much of what a cut connection brought may be lost
 CUT = (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout)
 
 
-def fetch(url: str, sha256: str | None = None) -> Path:
+def fetch(url: str, sha256: str | None = None, on_bytes: OnBytes = lambda _done, _of: None) -> Path:
     """Return the file of a URL from the user's cache, fetching it if it is not there.
 
     A connection that is cut goes on where it ended, also in another process. What has another
     checksum than is stated is fetched anew.
+
+    Args:
+        url: of a file.
+        sha256: of its content, in hexadecimal; None: any content will do.
+        on_bytes: called with how many are there, and of how many if that is known.
 
     Raises:
         LoadError: it cannot be had, is another file than was meant, or nothing to be served.
@@ -61,7 +66,7 @@ def fetch(url: str, sha256: str | None = None) -> Path:
     with only_one(path, f"fetching {shown(url)}"):
         if not path.exists() or (sha256 is not None and digest_of(path) != sha256):
             part = path.with_name(f"{path.name}.part")
-            _fetch(url, part)
+            _fetch(url, part, on_bytes)
             _check(part, url, sha256)
             part.replace(path)
             _validator_path(part).unlink(missing_ok=True)
@@ -84,7 +89,7 @@ def _file_name(url: str) -> str:
     return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name[-80:] or 'file'}"
 
 
-def _fetch(url: str, part: Path) -> None:
+def _fetch(url: str, part: Path, on_bytes: OnBytes) -> None:
     """Fetch a URL to a path, going on from what is there."""
     fruitless = 0
     with requests.Session() as session:
@@ -96,7 +101,7 @@ def _fetch(url: str, part: Path) -> None:
             before = _size(part)
             try:
                 with _answer(session, url, part) as response:
-                    _receive(response, part, url)
+                    _receive(response, part, url, on_bytes)
             except CUT as error:
                 fruitless = 0 if _size(part) > before else fruitless + 1
                 cut = f"{shown(url)}: the connection was cut after {_size(part)} bytes: {error}"
@@ -138,7 +143,7 @@ def _answer(session: requests.Session, url: str, part: Path) -> Iterator[request
         yield response
 
 
-def _receive(response: requests.Response, part: Path, url: str) -> None:
+def _receive(response: requests.Response, part: Path, url: str, on_bytes: OnBytes) -> None:
     """Append what a server sends to what is there, or begin anew."""
     goes_on = response.status_code == requests.codes.partial_content
     start = _size(part) if goes_on else 0
@@ -153,6 +158,7 @@ def _receive(response: requests.Response, part: Path, url: str) -> None:
             for piece in response.iter_content(PIECE_BYTES):
                 file.write(piece)
                 advance(len(piece))
+                on_bytes(file.tell(), total)
             file.flush()
             os.fsync(file.fileno())
     except requests.RequestException:

@@ -2,9 +2,13 @@
 
 import difflib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from batchserve.errors import LoadError
+
+# How many bytes of a file are there, and of how many if that is known.
+OnBytes = Callable[[int, int | None], None]
 
 
 def check_file(path: Path) -> None:

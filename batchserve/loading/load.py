@@ -16,7 +16,7 @@ from batchserve.loading import (
     torchscript,
     torchvision,
 )
-from batchserve.loading.files import check_digest, check_file
+from batchserve.loading.files import OnBytes, check_digest, check_file
 from batchserve.loading.program import check_batch
 from batchserve.loading.recognise import Format, recognise
 from batchserve.loading.weights import classes_in, fill, read_checkpoint
@@ -34,33 +34,39 @@ CODE = {
 }
 
 
-def load_module(config: ModelConfig) -> torch.nn.Module:
+def load_module(
+    config: ModelConfig, on_bytes: OnBytes = lambda _done, _of: None
+) -> torch.nn.Module:
     """Load what `source` names, in evaluation mode, in the precision of its file, on the CPU.
+
+    Args:
+        config: of the model.
+        on_bytes: of a file that is fetched, called with how many bytes are there, and of how many.
 
     Raises:
         LoadError: it cannot be had; the message says what to do.
     """
     try:
-        module = _load(config).eval()
+        module = _load(config, on_bytes).eval()
         check_batch(module, config.batching.max_batch_size)
     except LoadError as error:
         raise LoadError(f"model {config.name}: {error}") from error
     return module
 
 
-def _load(config: ModelConfig) -> torch.nn.Module:
+def _load(config: ModelConfig, on_bytes: OnBytes) -> torch.nn.Module:
     if config.source.startswith("torchvision:"):
         return torchvision.load(config.source, config.weights, trust=config.trust)
     if is_path(config.source):
-        return _from_file(_path_of(config), config)
+        return _from_file(_path_of(config, on_bytes), config)
     return _with_weights(callables.load(config.source), config)
 
 
-def _path_of(config: ModelConfig) -> Path:
+def _path_of(config: ModelConfig, on_bytes: OnBytes) -> Path:
     if is_url(config.source):
         from batchserve.loading.download import fetch  # noqa: PLC0415 - requests, only for who needs it
 
-        return fetch(config.source, config.sha256)
+        return fetch(config.source, config.sha256, on_bytes)
     path = Path(config.source)
     check_file(path)
     check_digest(path, config.sha256, str(path))

@@ -52,11 +52,11 @@ class Progress:
     """How far a version has come on its way to ready.
 
     Attributes:
-        done: steps; in the warm-up, the batch sizes that have been tried.
+        done: bytes; or, in the warm-up, the batch sizes that have been tried.
         of: so many; None: nobody knows yet.
     """
 
-    stage: Literal["loading", "warm-up"]
+    stage: Literal["downloading", "loading", "warm-up"]
     done: int = 0
     of: int | None = None
 
@@ -227,7 +227,11 @@ class ModelVersion:
         return False
 
     def _load(self) -> Forward:
-        module = load_module(self.config)
+        def show(done: int, of: int | None) -> None:
+            self.progress = Progress("downloading", done, of)
+
+        module = load_module(self.config, show)
+        self.progress = Progress("loading")
         self.task = build_task(self.config, module)
         device = pick_device(self.config.device)
         self.device = str(device)

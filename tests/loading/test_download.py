@@ -53,6 +53,17 @@ def test_a_file_is_fetched_once(site: Site, cache, content, stated):
     assert len(site.requests) == 1
 
 
+def test_it_is_told_how_far_it_is_across_a_cut(site: Site, content):
+    url, seen = site.put("model.pt", content), list[tuple[int, int | None]]()
+    site.cut_after = [2**20]
+    fetch(url, on_bytes=lambda done, of: seen.append((done, of)))
+    done = [bytes_ for bytes_, _ in seen]
+    assert done == sorted(done)
+    assert len(seen) > 10
+    assert seen[-1] == (len(content), len(content))
+    assert {of for _, of in seen} == {len(content)}
+
+
 def test_files_of_one_name_do_not_collide(site: Site, content):
     other = content.replace(b"weight", b"height")
     one, two = site.put("1/model.pt", content), site.put("2/model.pt", other)

@@ -50,11 +50,11 @@ class Gate:
         self.opened, self.reached = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def held(config: ModelConfig) -> nn.Module:
+        def held(config: ModelConfig, on_bytes: Any) -> nn.Module:
             if config.version in names:
                 loop.call_soon_threadsafe(self.reached.set)
                 asyncio.run_coroutine_threadsafe(self.opened.wait(), loop).result()
-            return load_module(config)
+            return load_module(config, on_bytes)
 
         monkeypatch.setattr(version, "load_module", held)
 

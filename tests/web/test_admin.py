@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from batchserve.config import Config
+from batchserve.loading import load_module
 from batchserve.repository import ModelVersion, State
 from batchserve.repository import version as versions
 from batchserve.repository.warming import warm
@@ -345,23 +346,40 @@ async def test_models_tells_what_each_worker_has(administered):
         assert worker["pid"] > 0
 
 
-async def test_progress_is_shown_while_a_version_warms_up(administered, monkeypatch):
+async def test_progress_is_shown_while_a_version_is_loaded(administered, monkeypatch):
     client = await administered()
     seen = []
     loop = asyncio.get_running_loop()
 
-    def watched(config, task, forward, most, on_size):
+    def look() -> None:
+        shown = asyncio.run_coroutine_threadsafe(client.get("/models/tiny"), loop).result()
+        body = asyncio.run_coroutine_threadsafe(shown.json(), loop).result()
+        seen.append(body["versions"][-1]["progress"])
+
+    def slow_load(config, on_bytes):
+        look()
+        on_bytes(5, 10)
+        look()
+        return load_module(config, on_bytes)
+
+    def slow_warm(config, task, forward, most, on_size):
+        look()
+
         def tell(done, of):
             on_size(done, of)
-            shown = asyncio.run_coroutine_threadsafe(client.get("/models/tiny"), loop).result()
-            body = asyncio.run_coroutine_threadsafe(shown.json(), loop).result()
-            seen.append(body["versions"][-1]["progress"])
+            look()
 
         return warm(config, task, forward, most, tell)
 
-    monkeypatch.setattr(versions, "warm", watched)
+    monkeypatch.setattr(versions, "load_module", slow_load)
+    monkeypatch.setattr(versions, "warm", slow_warm)
     await put(client, "2", batching={"max_batch_size": 4})
-    assert seen == [{"stage": "warm-up", "done": done, "of": 3} for done in range(4)]
+    assert seen == [
+        {"stage": "loading", "done": 0, "of": None},
+        {"stage": "downloading", "done": 5, "of": 10},
+        {"stage": "loading", "done": 0, "of": None},
+        *({"stage": "warm-up", "done": done, "of": 3} for done in range(4)),
+    ]
 
 
 async def test_a_model_that_loads_says_how_far_it_is(administered, monkeypatch):
