@@ -32,7 +32,7 @@ def greeting(
         versions: what it serves.
         addresses: where it listens: a path, or a host and port.
     """
-    where = [_Place(address) for address in addresses]
+    where = [_Place(address, server) for address in addresses]
     yield (
         f"batchserve {__version__} on {', '.join(map(str, where))}; workers: {server.workers}, "
         f"each with torch threads: {server.threads_of_forward}, "
@@ -49,15 +49,19 @@ def greeting(
 class _Place:
     """An address, as a user and as curl know it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, server: ServerConfig) -> None:
+        scheme = "http" if server.tls is None else "https"
+        options = [] if server.tls is None else ["--cacert", shlex.quote(server.tls.cert)]
         if isinstance(address, str):
-            self._name, self.base = f"unix:{address}", "http://localhost"
-            self.option = f"--unix-socket {shlex.quote(address)} "
+            self._name, self.base = f"unix:{address}", f"{scheme}://localhost"
+            options += ["--unix-socket", shlex.quote(address)]
         else:
             host = ANY_ADDRESS.get(address[0]) or str(address[0])
             host = f"[{host}]" if ":" in host else host
-            self._name = self.base = f"http://{host}:{address[1]}"
-            self.option = ""
+            self._name = self.base = f"{scheme}://{host}:{address[1]}"
+        if server.api_keys is not None:
+            options += ["-H", '"X-API-Key: $KEY"']
+        self.option = "".join(f"{option} " for option in options)
 
     def __str__(self) -> str:
         return self._name

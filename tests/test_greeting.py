@@ -52,6 +52,19 @@ def test_the_address_is_one_that_curl_reaches(address, shown, url):
         assert shlex.split(command)[3:5] == ["--unix-socket", address]
 
 
+def test_what_the_server_asks_for_is_in_the_command():
+    first, command = lines(
+        version(TensorTask((2,))),
+        tls={"cert": "/a b/cert.pem", "key": "key.pem"},
+        api_keys=["a-key-of-somebody"],
+    )
+    assert " on https://127.0.0.1:8000;" in first
+    words = shlex.split(command)
+    assert words[3:7] == ["--cacert", "/a b/cert.pem", "-H", "X-API-Key: $KEY"]
+    assert "https://127.0.0.1:8000/predict" in words
+    assert "a-key-of-somebody" not in command
+
+
 def test_a_small_tensor_is_in_the_command():
     task = TensorTask((2, 3), "int64")
     assert body_of(lines(version(task))[1]) == {"input": [[0, 0, 0], [0, 0, 0]]}

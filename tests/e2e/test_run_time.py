@@ -141,7 +141,7 @@ def test_encrypted_and_administered_at_an_address_of_its_own(launch, tmp_path: P
     }
     server = launch(DOUBLE, server=settings)
     address = server.base.removeprefix("http://")
-    assert f"https://{address}/" in server.output()
+    assert f"https://{address}, https://127.0.0.1:{port};" in server.output()
 
     def ask(base: str, method: str, path: str, **kwargs: Any) -> int:
         response = requests.request(
