@@ -40,6 +40,19 @@ def is_administration(handler: object) -> bool:
     return getattr(handler, "administration", False)
 
 
+def without_key(handler: Handler) -> Handler:
+    """Have a handler serve everybody, also where there are keys: it tells nothing of this server.
+
+    A page must be there before a key can be written into it.
+    """
+    handler.without_key = True  # type: ignore[attr-defined]
+    return handler
+
+
+def _is_without_key(handler: object) -> bool:
+    return getattr(handler, "without_key", False)
+
+
 @web.middleware
 async def ask_for_key(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Serve those only who show one of `api_keys`, or `admin_token`, if there are keys."""
@@ -47,6 +60,7 @@ async def ask_for_key(request: web.Request, handler: Handler) -> web.StreamRespo
     if (
         server.api_keys is not None
         and request.path not in EXEMPT
+        and not _is_without_key(request.match_info.handler)
         and not is_administration(request.match_info.handler)
     ):
         accepted = [*server.api_keys, *([server.admin_token] if server.admin_token else [])]

@@ -10,6 +10,7 @@ from aiohttp import web
 from batchserve import __version__
 from batchserve.errors import NotFound
 from batchserve.samples import PHOTOS, as_jpeg, find_photos
+from batchserve.web.authority import without_key
 
 # Swagger UI as the package swagger-ui-py carries it, so that no outside host is asked.
 SWAGGER_UI = Path(str(files("swagger_ui") / "static"))
@@ -60,11 +61,13 @@ DASHBOARD = _render("dashboard.html")
 DOCS = _render("docs.html")
 
 
+@without_key
 async def index(_: web.Request) -> web.Response:
     """Show the page to try a model."""
     return web.Response(text=TRY, content_type="text/html", headers=HEADERS)
 
 
+@without_key
 async def dashboard(_: web.Request) -> web.Response:
     """Show the page to watch the server."""
     return web.Response(text=DASHBOARD, content_type="text/html", headers=HEADERS)
@@ -75,6 +78,7 @@ async def docs(_: web.Request) -> web.Response:
     return web.Response(text=DOCS, content_type="text/html")
 
 
+@without_key
 async def asset(request: web.Request) -> web.FileResponse:
     """Serve what the pages load."""
     path = _find(request, ASSETS)
@@ -86,6 +90,7 @@ async def docs_asset(request: web.Request) -> web.FileResponse:
     return web.FileResponse(_find(request, SWAGGER_ASSETS))
 
 
+@without_key
 async def sample(request: web.Request) -> web.Response:
     """Serve a sample photo as JPEG."""
     name, _, kind = request.match_info["name"].rpartition(".")

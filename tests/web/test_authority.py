@@ -207,7 +207,12 @@ async def test_administration_answers_at_its_own_address_only(guarded, tmp_path:
 # Keys for predicting.
 
 OPEN = ["/livez", "/readyz", "/healthz", "/ping", "/metrics", "/v2/health/live", "/v2/health/ready"]
-CLOSED = ["/models", "/models/tiny", "/", "/docs", "/openapi.json", "/debug/batches", "/nowhere"]
+# What is the same on every server, and where a person writes the key.
+PAGES = ["/", "/dashboard", "/static/base.css", "/samples/coffee.jpg"]
+CLOSED = [
+    *("/models", "/models/tiny", "/docs", "/openapi.json", "/debug/batches", "/dashboard/data"),
+    "/nowhere",
+]
 
 
 @pytest.mark.parametrize("path", CLOSED)
@@ -228,6 +233,14 @@ async def test_without_a_key_nothing_is_predicted_nor_read(guarded, path):
     for headers in (bearer(KEYS[0]), {"X-API-Key": KEYS[1]}):
         response = await client.post(path, json={"input": [1.0]}, headers=headers)
         assert (await response.json())["output"] == [2.0]
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_the_pages_that_ask_for_a_key_need_none_and_tell_nothing(guarded, path):
+    client = await guarded(api_keys=KEYS)
+    response = await client.get(path)
+    assert response.status == 200
+    assert b"tiny" not in await response.read()
 
 
 @pytest.mark.parametrize("path", OPEN)
