@@ -31,7 +31,17 @@ from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.repository.follower import Follower, Identity
 from batchserve.stores import open_store
 from batchserve.trace import Trace
-from batchserve.web import admin, dashboard, debug, health, kserve_v1, operations, page, torchserve
+from batchserve.web import (
+    admin,
+    dashboard,
+    debug,
+    health,
+    kserve_v1,
+    operations,
+    page,
+    torchserve,
+    torchserve_admin,
+)
 from batchserve.web.access_log import AccessLog
 from batchserve.web.authority import ask_for_key, is_administration
 from batchserve.web.door import SHORTEST_S, Door
@@ -55,6 +65,7 @@ from batchserve.web.openapi import openapi
 from batchserve.web.predict import predict
 from batchserve.web.tracing import make_tracer, trace_with
 from batchserve.web.v2 import metadata, statistics
+from batchserve.web.v2 import repository as v2_repository
 from batchserve.web.v2.infer import infer
 
 logger = logging.getLogger("batchserve")
@@ -85,6 +96,8 @@ ROUTES = [
     web.post("/v2/models/{name}/infer", infer),
     web.post("/v2/models/{name}/versions/{version}/infer", infer),
     web.post("/v2/repository/index", metadata.index),
+    web.post("/v2/repository/models/{name}/load", v2_repository.load),
+    web.post("/v2/repository/models/{name}/unload", v2_repository.unload),
     web.get("/v1/models", kserve_v1.list_models),
     web.post("/v1/models/{name}:predict", kserve_v1.predict),
     web.get("/v1/models/{name}", kserve_v1.model_ready),
@@ -94,6 +107,12 @@ ROUTES = [
     web.put("/predictions/{name}/{version}", torchserve.predict),
     web.get("/models", operations.list_models),
     web.get("/models/{name}", operations.show_model),
+    web.post("/models", torchserve_admin.register),
+    web.put("/models/{name}", torchserve_admin.scale),
+    web.put("/models/{name}/{version}", torchserve_admin.scale),
+    web.put("/models/{name}/{version}/set-default", torchserve_admin.set_default),
+    web.delete("/models/{name}", torchserve_admin.unregister),
+    web.delete("/models/{name}/{version}", torchserve_admin.unregister),
     web.put("/admin/models/{name}/versions/{version}", admin.load_version),
     web.delete("/admin/models/{name}/versions/{version}", admin.unload_version),
     web.put("/admin/models/{name}/current", admin.set_current),

@@ -134,7 +134,8 @@ def document(
     }
     components: dict[str, Any] = {"schemas": definitions["$defs"]}
     if administration:
-        paths |= administration_paths(schemas[ErrorBody])
+        for path, operations in administration_paths(schemas[ErrorBody]).items():
+            paths[path] = {**operations, **paths.get(path, {})}
         components["securitySchemes"] = dict(SECURITY_SCHEMES)
     return {
         "openapi": "3.1.0",

@@ -17,6 +17,7 @@ from batchserve.errors import (
 )
 from batchserve.web.admin import CURRENT, TIMEOUT
 from batchserve.web.formats import JSON
+from batchserve.web.v2.schema import LoadParameters
 
 SCHEME = "admin_token"
 SECURITY_SCHEMES = {
@@ -57,6 +58,17 @@ POINTER = {
     "properties": {"version": NAME},
     "additionalProperties": False,
 }
+LOADING = {
+    "type": "object",
+    "properties": {"parameters": LoadParameters.model_json_schema()},
+}
+REGISTER = [
+    {"name": name, "in": "query", "required": name == "url", "schema": {"type": kind}}
+    for name, kind in (
+        *(("url", "string"), ("model_name", "string"), ("version", "string")),
+        *(("batch_size", "integer"), ("max_batch_delay", "integer")),
+    )
+]
 OUTCOME = {
     "type": "object",
     "required": ["done", "model", "version", "current", "upcoming", "workers"],
@@ -79,9 +91,12 @@ def administration_paths(error: dict[str, Any]) -> dict[str, Any]:
     """
 
     def operation(
-        summary: str, *parameters: dict[str, Any], body: dict[str, Any] | None = None
+        summary: str,
+        *parameters: dict[str, Any],
+        body: dict[str, Any] | None = None,
+        answer: dict[str, Any] = OUTCOME,
     ) -> dict[str, Any]:
-        outcome = {"content": {JSON: {"schema": OUTCOME}}}
+        outcome = {"content": {JSON: {"schema": answer}}}
         errors = {
             str(kind.status): {"description": text, "content": {JSON: {"schema": error}}}
             for kind, text in ERRORS.items()
@@ -90,7 +105,7 @@ def administration_paths(error: dict[str, Any]) -> dict[str, Any]:
             "summary": summary,
             "tags": ["administer"],
             "security": [{SCHEME: []}],
-            "parameters": [*parameters, TIMEOUT_PARAMETER],
+            "parameters": [*parameters, *([TIMEOUT_PARAMETER] if answer is OUTCOME else [])],
             "responses": {
                 "200": {"description": "Done in all workers.", **outcome},
                 "202": {"description": "It goes on.", **outcome},
@@ -99,14 +114,39 @@ def administration_paths(error: dict[str, Any]) -> dict[str, Any]:
         }
         if body is not None:
             content = {JSON: {"schema": body}}
-            described["requestBody"] = {"required": body is not SECTION, "content": content}
+            required = body not in (SECTION, LOADING)
+            described["requestBody"] = {"required": required, "content": content}
         return described
 
     def path(*names: str) -> dict[str, Any]:
         parameters = [{"name": n, "in": "path", "required": True, "schema": NAME} for n in names]
         return {"parameters": parameters}
 
+    def other(summary: str, *parameters: dict[str, Any], **changes: Any) -> dict[str, Any]:
+        return operation(summary, *parameters, answer={"type": "object"}, **changes)
+
+    scale = other("Always refused, with what is to be done: workers are not a model's.")
+    unregister = other("TorchServe's: unload.")
     return {
+        "/v2/repository/models/{name}/load": {
+            **path("name"),
+            "post": other("Triton's: load, or load again.", body=LOADING),
+        },
+        "/v2/repository/models/{name}/unload": {
+            **path("name"),
+            "post": other("Triton's: unload, with all versions.", body=LOADING),
+        },
+        "/models": {"post": other("TorchServe's: load a file of the model folder.", *REGISTER)},
+        "/models/{name}": {**path("name"), "put": scale, "delete": unregister},
+        "/models/{name}/{version}": {
+            **path("name", "version"),
+            "put": scale,
+            "delete": unregister,
+        },
+        "/models/{name}/{version}/set-default": {
+            **path("name", "version"),
+            "put": other("TorchServe's: have a version answer where none is named."),
+        },
         "/admin/models/{name}/versions/{version}": {
             **path("name", "version"),
             "put": operation(

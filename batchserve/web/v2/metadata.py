@@ -10,7 +10,7 @@ from batchserve.repository import ModelVersion, State
 from batchserve.tasks.tensors import VARIES, TensorSpec
 from batchserve.web.body import check_head
 from batchserve.web.health import check_live, check_ready
-from batchserve.web.keys import REPOSITORY
+from batchserve.web.keys import ADMINISTRATION, REPOSITORY
 from batchserve.web.v2.schema import IndexRequest, parse
 
 EXTENSIONS = (
@@ -30,10 +30,11 @@ STATES = {
 }
 
 
-async def server(_: web.Request) -> web.Response:
+async def server(request: web.Request) -> web.Response:
     """Say who answers, and what it knows beside the protocol itself."""
+    extensions = [*EXTENSIONS, *(["model_repository"] if ADMINISTRATION in request.app else [])]
     return web.json_response(
-        {"name": "batchserve", "version": __version__, "extensions": EXTENSIONS}
+        {"name": "batchserve", "version": __version__, "extensions": extensions}
     )
 
 

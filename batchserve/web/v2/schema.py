@@ -5,7 +5,7 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 from batchserve.errors import BadRequest
 from batchserve.web.v2.tensors import KNOWN
@@ -123,6 +123,28 @@ class IndexRequest(Part):
     """What to list of the repository."""
 
     ready: bool = Field(False, description="Only what is ready.")
+
+
+class LoadParameters(BaseModel):
+    """What to load, or unload; unknown ones, as `unload_dependents`, mean nothing here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    version: str | None = Field(None, description="Of the model; 1 where config is given.")
+    config: str | None = Field(
+        None, description="JSON: the version's section as in the config file."
+    )
+    current: bool = Field(True, description="Have it answer where no version is named.")
+
+
+class LoadRequest(Part):
+    """Load or unload a model."""
+
+    parameters: LoadParameters = LoadParameters()
+
+
+class Section(RootModel[dict[str, Any]]):
+    """A version's section, as in the config file."""
 
 
 def parse(model: type[M], data: bytes) -> M:
