@@ -64,17 +64,18 @@ class ModelRepository:
         Raises:
             LoadError: of the first that failed.
         """
-        errors = []
+        errors: dict[str, LoadError] = {}
         for version in list(self.versions):
             try:
                 await self.load_version(version)
             except LoadError as error:
                 if strict:
                     raise
-                logger.error("%s answers 503, because it cannot be loaded: %s", version.key, error)  # noqa: TRY400
-                errors.append(error)
+                errors[version.key] = error
         if errors and not any(version.ready for version in self.versions):
-            raise errors[0]
+            raise next(iter(errors.values()))
+        for key, error in errors.items():
+            logger.error("%s answers 503, because it cannot be loaded: %s", key, error)
 
     async def load_version(self, version: ModelVersion) -> None:
         """Load one that is there.
