@@ -286,10 +286,12 @@ def test_the_timeline_tells_what_is_under_the_pointer(visit, server):
     page = visit("/dashboard")
     reading = page.locator("#reading")
     expect(reading).to_contain_text("Worker ")
-    # It begins with an item's arrival, in one of the rows. Scrolling there makes it wide.
+    # It begins with an item's arrival, in one of the rows. Scrolling right there makes it wide.
     over = page.locator("#timeline .u-over")
-    over.hover(position={"x": 1, "y": 5})
-    page.mouse.wheel(0, -3000)
+    over.hover(position={"x": 5, "y": 5})
+    over.evaluate("""over => over.dispatchEvent(new WheelEvent("wheel", {
+        deltaY: -3000, clientX: over.getBoundingClientRect().left, cancelable: true,
+    }))""")
     box = over.bounding_box()
     assert box is not None
     for y in range(2, int(box["height"])):
