@@ -247,7 +247,8 @@ async def test_workers_of_several_servers_agree_by_a_real_store(start, request, 
     await workers[0].change(load("m:2", make_current=True))
     for worker in workers:
         await worker.until(partial(is_current, worker, "2"), 60)
-    assert len(workers[0].deciding) == 3
+    # On a busy machine, a report may have expired before the next one came.
+    await workers[0].until(lambda: len(workers[0].deciding) == 3 or None, 60)
     await workers[2].change(partial(operations.roll_back, name="m"))
     for worker in workers:
         await worker.until(partial(is_current, worker, "1"), 60)
