@@ -74,8 +74,8 @@ class ModelRepository:
                 errors[version.key] = error
         if errors and not any(version.ready for version in self.versions):
             raise next(iter(errors.values()))
-        for key, error in errors.items():
-            logger.error("%s answers 503, because it cannot be loaded: %s", key, error)
+        for key, reason in errors.items():
+            logger.error("%s answers 503, because it cannot be loaded: %s", key, reason)
 
     async def load_version(self, version: ModelVersion) -> None:
         """Load one that is there.
