@@ -92,7 +92,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     except FileNotFoundError:
-        pytest.skip("redis-server is not installed")
+        message = "redis-server is not installed (Debian: apt-get install redis-server)"
+        assert "CI" not in os.environ, message
+        pytest.skip(message)
     url = f"redis://127.0.0.1:{port}/0"
     client = redis.Redis.from_url(url)
     with client:

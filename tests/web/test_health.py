@@ -83,15 +83,23 @@ async def test_a_broken_model_takes_no_other_with_it(serve):
     assert (await other.json())["output"] == [2.0]
 
 
-@pytest.mark.parametrize("path", ["/readyz", "/healthz"])
-async def test_a_model_that_could_not_be_loaded_is_named_and_the_others_serve(serve, path):
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/readyz", {"status": "ready", "failed": ["first:1"]}),
+        ("/healthz", {"status": "ready", "failed": ["first:1"]}),
+        ("/ping", {"status": "Healthy"}),
+        ("/v2/health/ready", {"live": True, "ready": True}),
+    ],
+)
+async def test_a_model_that_could_not_be_loaded_is_named_and_the_others_serve(serve, path, said):
     broken = {"name": "first", "source": "tests.models:broken", "device": "cpu"}
     good = {"name": "second", "source": "tests.models:Double", "device": "cpu"}
     config = {"server": {"torch_threads": 1}, "models": [broken, good]}
     client = await serve(Config.model_validate(config))
     response = await client.get(path)
     assert response.status == 200
-    assert await response.json() == {"status": "ready", "failed": ["first:1"]}
+    assert await response.json() == said
     assert (await client.post("/models/second/predict", json={"input": [1]})).status == 200
     # It was the first, and still is.
     for asked in ("/predict", "/models/first/predict"):
