@@ -67,3 +67,7 @@ class Counting:
         """Count a request that was not computed, if that is what the error says."""
         if isinstance(error, Unavailable | DeadlineExceeded):
             self.metrics.rejected.labels(model.name, model.version, error.code).inc()
+
+    def decoding(self, model: ModelVersion, answer: Answer) -> None:
+        """Count what decoding took, of a request that the model has answered."""
+        self.metrics.decode_seconds.labels(model.name, model.version).observe(answer.decode_s)
