@@ -320,6 +320,8 @@ async def _sample_gauges(app: web.Application) -> None:
         shown = _samples(repository)
         for (name, number), sample in (gone | shown).items():
             metrics.sample(name, number, *sample)
+        # For those who ask another worker.
+        metrics.count()
         await asyncio.sleep(GAUGE_SECONDS)
 
 

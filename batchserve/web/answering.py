@@ -60,14 +60,11 @@ class Counting:
             seconds: from the request's head to its answer.
             answer: the model's, if it gave one.
         """
-        self.metrics.on_answer(model.name, model.version, status, seconds)
+        decode_s = None if answer is None else answer.decode_s
+        self.metrics.on_answer(model.name, model.version, status, seconds, decode_s)
         self.model_stats.on_answer(model.name, model.version, status, seconds, answer)
 
     def refusal(self, model: ModelVersion, error: RequestError) -> None:
         """Count a request that was not computed, if that is what the error says."""
         if isinstance(error, Unavailable | DeadlineExceeded):
             self.metrics.rejected.labels(model.name, model.version, error.code).inc()
-
-    def decoding(self, model: ModelVersion, answer: Answer) -> None:
-        """Count what decoding took, of a request that the model has answered."""
-        self.metrics.decode_seconds.labels(model.name, model.version).observe(answer.decode_s)

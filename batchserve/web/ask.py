@@ -11,7 +11,7 @@ from batchserve.batch import Terms
 from batchserve.errors import DeadlineExceeded
 from batchserve.inference import Answer, Encode, infer
 from batchserve.repository import ModelVersion
-from batchserve.web.keys import ANSWER, CONFIG, METRICS, MODEL, POOL, RECORD, REPOSITORY
+from batchserve.web.keys import ANSWER, CONFIG, MODEL, POOL, RECORD, REPOSITORY
 from batchserve.web.terms import read_terms
 
 
@@ -98,7 +98,6 @@ async def ask(
     request[ANSWER] = answer
     if record := request.get(RECORD):
         record.note(arrival.items, answer.decode_s)
-    app[METRICS].decode_seconds.labels(model.name, model.version).observe(answer.decode_s)
     return question, answer
 
 

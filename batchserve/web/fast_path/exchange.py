@@ -164,7 +164,6 @@ class Exchange:
             return
         answer = answer_of(outputs, self._items, self._decode_s, encode_s, is_small=is_small)
         self.answer, self.headers = answer, headers_of(answer)
-        self._services.counting.decoding(self.model, answer)
         self._answer(body)
 
     def _fail(self, error: BaseException) -> None:
