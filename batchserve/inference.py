@@ -99,6 +99,8 @@ def decode(task: Task, payloads: Sequence[Any]) -> list[Any]:
     Raises:
         InvalidInput, TooLarge: of the first payload that is wrong.
     """
+    if len(payloads) == 1:
+        return [task.decode(payloads[0])]
     return [_decode(task, payloads, i) for i in range(len(payloads))]
 
 
@@ -167,6 +169,15 @@ def answer_of(
     is_small: bool,
 ) -> Answer:
     """Return what is told of some items that have been computed, and of their outputs."""
+    if len(items) == 1 and (batch := items[0].batch):
+        waited_s, forward_s, reason = (
+            batch.formed_s - items[0].queued_s,
+            batch.forward_s,
+            batch.reason,
+        )
+        return Answer(
+            outputs, len(batch), reason, decode_s, waited_s, forward_s, encode_s, is_small
+        )
     batches = [batch for item in items if (batch := item.batch)]
     waits = [batch.formed_s - item.queued_s for item in items if (batch := item.batch)]
     return Answer(

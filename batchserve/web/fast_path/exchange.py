@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
@@ -16,6 +16,7 @@ from batchserve.web.answering import error_body, error_headers, new_id
 from batchserve.web.ask import headers_of
 from batchserve.web.fast_path.head import Head
 from batchserve.web.fast_path.services import Services
+from batchserve.web.fast_path.slot import Slot
 from batchserve.web.formats import STRUCTURED
 from batchserve.web.schema import schema_of
 
@@ -91,9 +92,6 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - a task may raise any
             self._fail(error)
             return
-        self._unanswered = len(self._items)
-        for item in self._items:
-            item.future.add_done_callback(self._on_row)
 
     def expire(self) -> None:
         """Answer that it is too late."""
@@ -116,14 +114,17 @@ class Exchange:
         started_s = perf_counter()
         tensors = decode(task, payloads)
         self._decode_s = perf_counter() - started_s
-        return self._arrival.submit(tensors)
+        self._unanswered = len(tensors)
+        return self._arrival.submit(tensors, self._make_slot)
 
-    def _on_row(self, future: "asyncio.Future[Any]") -> None:
+    def _make_slot(self) -> "asyncio.Future[Any]":
+        return cast("asyncio.Future[Any]", Slot(self._on_row))
+
+    def _on_row(self, slot: Slot) -> None:
         self._unanswered -= 1
-        error = None if future.cancelled() else future.exception()
         if self._is_over:
             return
-        if error is not None:
+        if (error := slot.exception()) is not None:
             self._fail(error)
         elif not self._unanswered:
             self._encode([item.future.result() for item in self._items])
