@@ -30,7 +30,7 @@ class Entry:
     """What the log tells of one request.
 
     Attributes:
-        bytes: of the answer's body.
+        bytes: of the answer, its head among them.
         code: of the error, if it was answered with one.
         model: whom it was meant for, if anybody.
         answer: the model's, if it gave one.

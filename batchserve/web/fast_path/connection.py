@@ -132,8 +132,9 @@ class Connection(asyncio.Protocol):
         ends = self._is_reading or self._is_ending or self._server.ends_after(exchange)
         self.exchange = None
         self._used_s = self._loop.time()
-        self._transport.write(_message(exchange, body, ends=ends))
-        self._server.log(exchange, self.peer, len(body))
+        message = _message(exchange, body, ends=ends)
+        self._transport.write(message)
+        self._server.log(exchange, self.peer, len(message))
         if ends:
             self._buffer = b""
             self._transport.close()

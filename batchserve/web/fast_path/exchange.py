@@ -52,7 +52,15 @@ class Exchange:
     __slots__ = (
         *("answer", "code", "deadline_s", "head", "headers", "model", "request_id", "seconds"),
         *("status", "_arrival", "_decode_s", "_encoding", "_is_list", "_items", "_is_over"),
-        *("_on_answer", "_parameters", "_refusal", "_services", "_started_s", "_unanswered"),
+        *(
+            "_on_answer",
+            "_parameters",
+            "_refusal",
+            "_services",
+            "_started_s",
+            "_timeout_ms",
+            "_unanswered",
+        ),
     )
 
     def __init__(
@@ -76,8 +84,10 @@ class Exchange:
         self._encoding: asyncio.Task[None] | None = None
         services.traffic.__enter__()
         batcher = model.batcher
-        terms = head.stated.terms(batcher.clock(), services.default_timeout_ms, model.config.slo_ms)
+        now_s = batcher.clock()
+        terms = head.stated.terms(now_s, services.default_timeout_ms, model.config.slo_ms)
         self.deadline_s = terms.deadline_s
+        self._timeout_ms = 1000 * (terms.deadline_s - now_s)
         self._arrival: Arrival | None = None
         self._refusal: RequestError | None = None
         try:
@@ -95,7 +105,7 @@ class Exchange:
 
     def expire(self) -> None:
         """Answer that it is too late."""
-        timeout_ms = max(1, round(1000 * (perf_counter() - self._started_s)))
+        timeout_ms = max(1, round(self._timeout_ms))
         self._fail(DeadlineExceeded(f"no answer within {timeout_ms} ms"))
 
     def abandon(self) -> None:

@@ -20,7 +20,8 @@ from batchserve.web.formats import FORMATS, JSON, names_of
 from batchserve.web.terms import Stated, stated_in
 
 PATH = re.compile(r"/(?:models/([A-Za-z0-9._-]+)/(?:versions/([A-Za-z0-9._-]+)/)?)?predict")
-DIGITS = re.compile(r"[0-9]{1,9}")
+# Of a body that is there.
+LENGTH = re.compile(r"[1-9][0-9]{0,8}")
 # What asks for more than an answer.
 UNUSUAL = (
     hdrs.TRANSFER_ENCODING,
@@ -67,7 +68,7 @@ def read_head(data: bytes, server: ServerConfig) -> Head | None:
         return None
     path, headers = PATH.fullmatch(message.path), message.headers
     length = headers.getall(hdrs.CONTENT_LENGTH, ())
-    if path is None or len(length) != 1 or not DIGITS.fullmatch(length[0]):
+    if path is None or len(length) != 1 or not LENGTH.fullmatch(length[0]):
         return None
     if any(name in headers for name in UNUSUAL) or not _is_json(headers):
         return None
