@@ -160,7 +160,8 @@ def test_making_current_what_is_current_leaves_no_trace():
 @pytest.mark.parametrize(
     ("base", "ignored", "planned"),
     [
-        ({"n:1": None}, "m:2 is not in the config file any more, and so cannot be unloaded", ["n:1@0"]),
+        ({"n:1": None}, "m:2 is not in the config file any more, and so cannot be unloaded",
+         ["n:1@0"]),
         ({"m:1": None}, "m:2 is gone, and so cannot be current", ["m:1@0"]),
         ({"m:1": None}, "m:2 is not in the config file any more, and so cannot be loaded again",
          ["m:1@0"]),

@@ -75,6 +75,7 @@ async def test_a_version_is_loaded_beside_the_current_one(administered):
         "version": "2",
         "current": "1",
         "upcoming": None,
+        "candidate": None,
     }
     assert worker["versions"] == {"1": "ready", "2": "ready"}
     assert await answers(client) == ("1", 2.0)
