@@ -188,7 +188,6 @@ class Administration:
             Conflict: it is current, is not ready in some worker, or has another task than the
                 current version.
         """
-        key = f"{name}:{candidate.version}"
 
         def operation(base: Base, wanted: Wanted) -> Wanted:
             changed = operations.set_candidate(base, wanted, name, candidate)
@@ -197,7 +196,7 @@ class Administration:
             self._check_task(name, candidate.version)
             return changed
 
-        return await self._tried(f"try {key}", name, operation, by, timeout_s)
+        return await self._tried(f"try {name}:{candidate}", name, operation, by, timeout_s)
 
     async def clear_candidate(self, name: str, *, by: str, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Have the current version answer all requests that name none, in all workers.
@@ -207,7 +206,9 @@ class Administration:
             Conflict: it has no candidate.
         """
         operation = partial(operations.clear_candidate, name=name)
-        return await self._tried(f"try nothing beside {name}", name, operation, by, timeout_s)
+        return await self._tried(
+            f"try nothing beside the current version of {name}", name, operation, by, timeout_s
+        )
 
     async def promote(self, name: str, *, by: str, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Make a model's candidate current, in all workers.

@@ -69,7 +69,7 @@ class Candidate(Document):
     shadow: bool = False
 
     def __str__(self) -> str:
-        copies = " and copies of requests" if self.shadow else ""
+        copies = " and copies of them" if self.shadow else ""
         return f"{self.version}, with {self.share:.4g} of the requests{copies}"
 
 

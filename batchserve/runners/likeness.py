@@ -48,4 +48,4 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
     one, other = one.double(), other.double()
     apart = (one - other).abs()
     same = (one == other) | (one.isnan() & other.isnan())
-    return float(apart.masked_fill(same, 0).nan_to_num(nan=math.inf).max())
+    return float(apart.masked_fill(same, 0).nan_to_num(nan=math.inf, posinf=math.inf).max())
