@@ -23,6 +23,7 @@ from batchserve import errors
 from batchserve.app import ROUTES
 from batchserve.config import (
     BatchingConfig,
+    CandidateConfig,
     Config,
     EndpointConfig,
     FetchConfig,
@@ -41,6 +42,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "tls": TlsConfig,
     "models": ModelConfig,
     "image": ImageConfig,
+    "candidate": CandidateConfig,
     "batching": BatchingConfig,
     "endpoints": EndpointConfig,
 }

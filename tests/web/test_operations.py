@@ -33,6 +33,12 @@ CONTRACT = {
     "batchserve_defaults": "counter",
     "batchserve_slo_seconds": "gauge",
     "batchserve_workers": "gauge",
+    "batchserve_canary_fallbacks": "counter",
+    "batchserve_shadow_requests": "counter",
+    "batchserve_shadow_items": "counter",
+    "batchserve_shadow_difference": "histogram",
+    "batchserve_shadow_max_difference": "gauge",
+    "batchserve_shadow_forward_seconds": "histogram",
 }
 LABELS = {
     "batchserve_requests": {"code"},
@@ -40,6 +46,12 @@ LABELS = {
     "batchserve_rejected": {"reason"},
     "batchserve_faults": {"kind"},
     "batchserve_defaults": {"endpoint", "reason"},
+    "batchserve_canary_fallbacks": {"reason"},
+    "batchserve_shadow_requests": {"current", "outcome"},
+    "batchserve_shadow_items": {"current", "likeness"},
+    "batchserve_shadow_difference": {"current"},
+    "batchserve_shadow_max_difference": {"current"},
+    "batchserve_shadow_forward_seconds": {"current", "whose"},
 }
 
 
