@@ -1,7 +1,7 @@
 // Which models are served, and which one is chosen.
 
 import { getJson } from "./api.js";
-import { milliseconds, percent } from "./units.js";
+import { milliseconds } from "./units.js";
 
 const model = document.querySelector("#model");
 const version = document.querySelector("#version");
@@ -57,7 +57,7 @@ function describe(one) {
   if (one.max_batch_size) parts.push(`batches of up to ${one.max_batch_size}`);
   if (one.candidate) {
     const copies = one.candidate.shadow ? ["copies of requests"] : [];
-    parts.push(`candidate for ${[`${percent(one.candidate.share)} of the requests`, ...copies].join(" and ")}`);
+    parts.push(`candidate for ${[`${Number((100 * one.candidate.share).toPrecision(3))} % of the requests`, ...copies].join(" and ")}`);
   }
   const sizes = Object.entries(one.forward_ms ?? {});
   if (sizes.length) {
