@@ -334,18 +334,6 @@ async def test_what_is_not_ready_cannot_be_tried(administered):
     assert "tiny:2 is not ready: no such luck (worker " in (await response.json())["error"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("PUT", "candidate"), ("DELETE", "candidate"), ("POST", "promote")]
-)
-async def test_without_the_token_nothing_is_tried(administered, method, path):
-    client = await administered()
-    response = await client.request(method, f"/admin/models/tiny/{path}", json={})
-    assert response.status == 401
-    wrong = {"Authorization": "Bearer wrong-horse-battery"}
-    response = await client.request(method, f"/admin/models/tiny/{path}", json={}, headers=wrong)
-    assert response.status == 401
-
-
 # What requests get meanwhile.
 
 
