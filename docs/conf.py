@@ -1,4 +1,7 @@
-"""How Sphinx makes the site: `make docs`. The repository is its source, so that links out of docs/ hold."""
+"""How Sphinx makes the site: `make docs`.
+
+Its source is the whole repository, so that links out of docs/ lead somewhere.
+"""
 
 from pathlib import Path
 
