@@ -212,7 +212,7 @@ def test_pictures_are_small_enough_to_be_kept_in_git():
 
 def test_the_pictures_of_batching_are_made_as_it_says():
     shown = fences(text_of("docs/batching.md"), "sh")
-    making = ["make", "--dry-run", "--assume-old=.venv/installed", "pictures"]
+    making = ["make", "-n", "--no-print-directory", "--assume-old=.venv/installed", "pictures"]
     made = subprocess.run(making, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     commands = [line.removeprefix(".venv/bin/") for line in made.splitlines()]
     assert [f"{line}\n" for line in commands] == shown[0].splitlines(keepends=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchserve.errors import ConfigError
 from batchserve.simulation.report import Outcome
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".svg", ".png", ".pdf")
 # The same run gives the same SVG, to the byte, with text that can be read and searched.
-SVG = {"svg.hashsalt": "batchserve", "svg.fonttype": "none"}
+SVG: dict[Any, Any] = {"svg.hashsalt": "batchserve", "svg.fonttype": "none"}
 
 
 def check_plot(path: Path) -> None:
