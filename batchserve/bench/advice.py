@@ -31,27 +31,30 @@ ADVICE = {
 def advice_on(all_figures: Sequence[Figures]) -> Iterator[str]:
     """Yield a line for each thing that is off."""
     for figures in all_figures:
-        if is_own_limit(figures):
+        if figures.busy > BUSY:
             yield (
-                f"{figures.name}: the generator could not keep up (requests were sent "
-                f"{1000 * figures.lag_p99_s:.1f} ms late at the 99th percentile, its process used "
+                f"{figures.name}: the generator could not keep up (its process used "
                 f"{figures.busy:.0%} of a core): the figures are its own limit; try --processes"
+            )
+        elif is_late(figures):
+            yield (
+                f"{figures.name}: requests were sent {1000 * figures.lag_p99_s:.1f} ms late at the "
+                f"99th percentile, which is in their latency: something else kept this machine "
+                f"busy; give the generator a core of its own, or another machine"
             )
         if figures.waited:
             yield (
                 f"{figures.name}: {figures.waited} requests waited for a free connection, which is "
                 f"in their latency; raise --connections if the server shall see them"
             )
-        yield from (
-            f"{figures.name}: {count} × {name}: {explain(name)}"
-            for name, count in figures.failures.items()
-        )
+    for name in dict.fromkeys(name for figures in all_figures for name in figures.failures):
+        yield f"{name}: {explain(name)}"
 
 
-def is_own_limit(figures: Figures) -> bool:
-    """Whether the figures tell of the generator rather than of the server."""
+def is_late(figures: Figures) -> bool:
+    """Whether an open loop was none."""
     late = figures.lag_p99_s > max(LATE_S, LATE_SHARE * figures.p50_s)
-    return figures.busy > BUSY or (bool(figures.rate) and late)
+    return bool(figures.rate) and late
 
 
 def explain(outcome: str) -> str:

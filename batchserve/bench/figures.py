@@ -150,7 +150,7 @@ def figures_of(
 
 
 def points_of(stage: Stage, tallies: Sequence[Tally]) -> tuple[Floats, Floats]:
-    """Return some successes' moments and latencies, in seconds; the warm-up's moments are below 0."""
+    """Return some successes' moments and latencies; in the warm-up, moments are below 0 s."""
     found = Column.of(tallies)
     places = _some(np.flatnonzero(found.succeeded), MOST_DRAWN)
     return found.meant_s[places] - stage.warm_up_s, found.latency_s[places]

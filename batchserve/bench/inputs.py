@@ -17,9 +17,16 @@ from batchserve.bench.target import Target, TargetError
 from batchserve.errors import ConfigError
 from batchserve.samples import PHOTOS, drawn_jpeg
 
-CONTENT_TYPE, JSON, NPY, JPEG = "content-type", "application/json", "application/x-npy", "image/jpeg"
+CONTENT_TYPE, JSON, NPY, JPEG = (
+    "content-type",
+    "application/json",
+    "application/x-npy",
+    "image/jpeg",
+)
 SUFFIXES = {".npy": NPY, ".json": JSON}
-OF_A_MODEL = re.compile(r"(/models/(?P<name>[^/?]+)(/versions/(?P<version>[^/?]+))?)?/predict(\?|$)")
+OF_A_MODEL = re.compile(
+    r"(/models/(?P<name>[^/?]+)(/versions/(?P<version>[^/?]+))?)?/predict(\?|$)"
+)
 OF_V2 = re.compile(r"/v2/models/[^/?]+(/versions/[^/?]+)?(?=/infer(\?|$))")
 TEXT = "Batches are formed from all that is waiting when the device becomes free."
 # More numbers than these are sent as an array of numpy's: a client in earnest would.
@@ -110,9 +117,11 @@ def _short(text: str) -> str:
 
 def _get(target: Target, path: str, headers: Mapping[str, str]) -> Any:
     """Return what JSON is at a path; None: there is none."""
-    reply = ask(target.at(path), Request("GET", b"", {**headers, "connection": "close"}), LOOK_S)
+    reply = ask(target.at(path), Request("GET", b"", headers), LOOK_S)
     if reply.status in (401, 403):
-        raise TargetError(f"{target.at(path)} wants a key ({reply.status}): --header 'X-API-Key: …'")
+        raise TargetError(
+            f"{target.at(path)} wants a key ({reply.status}): --header 'X-API-Key: …'"
+        )
     try:
         return json.loads(reply.body) if reply.ok else None
     except ValueError:
@@ -166,7 +175,7 @@ def _of_model(target: Target, model: dict[str, Any], headers: Mapping[str, str])
 
 
 def _photos(target: Target, headers: Mapping[str, str]) -> tuple[str, list[bytes]]:
-    plain = Request("GET", b"", {**headers, "connection": "close"})
+    plain = Request("GET", b"", headers)
     replies = {name: ask(target.at(f"/samples/{name}.jpg"), plain, LOOK_S) for name in PHOTOS}
     photos = {name: reply.body for name, reply in replies.items() if reply.ok}
     if photos:

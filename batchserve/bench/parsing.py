@@ -63,7 +63,9 @@ def method(text: str) -> str:
     """Read a method of HTTP."""
     name = text.upper()
     if not name.isalpha() or name in ("HEAD", "CONNECT"):
-        raise ConfigError(f"--method {text}: write POST, GET or another one whose answers have a body")
+        raise ConfigError(
+            f"--method {text}: write POST, GET or another one whose answers have a body"
+        )
     return name
 
 

@@ -2,16 +2,18 @@
 
 import asyncio
 import errno
-import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from batchserve.bench.connection import SUCCESS, Connection, Exchange
 from batchserve.bench.tally import Tally
 from batchserve.bench.target import Target
+
+if TYPE_CHECKING:
+    import ssl
 
 TIMED_OUT = "timeout"
 LIMIT_OF_FILES = "too many open files"
@@ -58,16 +60,15 @@ class Pool:
         return f"<Pool {len(self._connections)} connections, {self.in_flight} in flight>"
 
     def send(self, wire: bytes, meant_s: float) -> None:
-        """Send a request now, whenever it was meant to be sent."""
+        """Send a request as soon as a connection is free, whenever it was meant to be sent."""
         exchange = Exchange(wire, meant_s, self._clock())
         self.in_flight += 1
         if self._idle:
             self._idle.pop().start(exchange)
-        elif len(self._connections) + len(self._opening) < self._limit:
-            self._open(exchange)
-        else:
+            return
+        self._waiting.append(exchange)
+        if not self._open():
             self.tally.waited += 1
-            self._waiting.append(exchange)
 
     async def give_up_late(self) -> None:
         """Give up what has no answer in time, for ever."""
@@ -93,13 +94,11 @@ class Pool:
         status = connection.status
         name = self._known.get(status) or self._outcome(connection)
         batch_size, timing = connection.batch_size, connection.timing
-        if not connection.keeps_alive:
+        if connection.keeps_alive:
+            self._free(connection)
+        else:
             self._connections.discard(connection)
             self._open_for_waiting()
-        elif self._waiting:
-            connection.start(self._waiting.popleft())
-        else:
-            self._idle.append(connection)
         self._note(exchange, name, batch_size, timing)
 
     def failed(self, connection: Connection, exchange: Exchange | None, reason: str) -> None:
@@ -136,28 +135,43 @@ class Pool:
         )
         self._on_done(name)
 
-    def _open_for_waiting(self) -> None:
+    def _free(self, connection: Connection) -> None:
         if self._waiting:
-            self._open(self._waiting.popleft())
+            connection.start(self._waiting.popleft())
+        else:
+            self._idle.append(connection)
 
-    def _open(self, exchange: Exchange) -> None:
-        task = asyncio.create_task(self._connect(exchange))
+    def _open_for_waiting(self) -> None:
+        if len(self._waiting) > len(self._opening):
+            self._open()
+
+    def _open(self) -> bool:
+        """Make a connection, if there may be another one."""
+        if len(self._connections) + len(self._opening) >= self._limit:
+            return False
+        task = asyncio.create_task(self._connect())
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
+        return True
 
-    async def _connect(self, exchange: Exchange) -> None:
+    async def _connect(self) -> None:
         connection = Connection(self)
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._target.connect(lambda: connection, self._tls)
         except TimeoutError:
-            self._note(exchange, TIMED_OUT)
+            self._fail_first(TIMED_OUT)
         except OSError as error:
-            self._note(exchange, reason_of(error))
+            self._fail_first(reason_of(error))
         else:
             self.tally.connected += 1
             self._connections.add(connection)
-            connection.start(exchange)
+            self._free(connection)
+
+    def _fail_first(self, reason: str) -> None:
+        # Whoever waited for this one may have got another.
+        if self._waiting:
+            self._note(self._waiting.popleft(), reason)
 
 
 def reason_of(error: OSError) -> str:

@@ -108,9 +108,10 @@ class _Hearing:
     def results(self) -> list[Tally]:
         """Return what each process noted, once all of them are done."""
         while waiting := [pipe for pipe in self._progress if pipe not in self._tallies]:
-            for pipe in wait(waiting, LOOK_S):
-                assert isinstance(pipe, Connection)
-                self._hear(pipe)
+            ready = wait(waiting, LOOK_S)
+            for pipe in waiting:
+                if pipe in ready:
+                    self._hear(pipe)
             self._show(time.monotonic() - self._begin_s, [*self._progress.values()])
         return [self._tallies[pipe] for pipe in self._progress]
 
@@ -129,10 +130,11 @@ class _Hearing:
 def _process(job: Job) -> Iterator[tuple[Connection, "subprocess.Popen[bytes]"]]:
     ours, theirs = Pipe()
     paths = [str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - our own
         [sys.executable, "-m", "batchserve.bench.process", str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        process_group=0,  # Ctrl-C is for us
     )
     theirs.close()
     try:

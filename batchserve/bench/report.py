@@ -22,9 +22,26 @@ class Result:
     latencies_s: Floats
 
 
-def table_of(all_figures: Sequence[Figures]) -> Table:
-    """Return a table with a line for each stage, and the columns that there is something to say in."""
-    rows = [_cells(figures) for figures in all_figures]
+def tables_of(all_figures: Sequence[Figures]) -> list[Table]:
+    """Return what clients see, and what the server tells of it; a line for each load."""
+    seen = _table([{"load": one.name, **_seen(one)} for one in all_figures])
+    told = [{"load": one.name, **_told(one)} for one in all_figures if _told(one)]
+    return [seen, _table(told)] if told else [seen]
+
+
+def line_of(figures: Figures) -> str:
+    """Return a load in one line."""
+    cells = {**_seen(figures), **_told(figures)}
+    return f"{figures.name}: {', '.join(f'{name} {cell}' for name, cell in cells.items())}"
+
+
+def outcomes_of(figures: Figures) -> str:
+    """Return what became of the requests."""
+    counts = ", ".join(f"{count} × {name}" for name, count in figures.outcomes.items())
+    return f"{figures.name}: {counts}"
+
+
+def _table(rows: list[dict[str, str]]) -> Table:
     names = dict.fromkeys(name for row in rows for name in row)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, name in enumerate(names):
@@ -34,37 +51,24 @@ def table_of(all_figures: Sequence[Figures]) -> Table:
     return table
 
 
-def line_of(figures: Figures) -> str:
-    """Return a stage in one line."""
-    cells = _cells(figures)
-    name = cells.pop("load")
-    return f"{name}: {', '.join(f'{column} {cell}' for column, cell in cells.items())}"
-
-
-def outcomes_of(figures: Figures) -> str:
-    """Return what became of the requests."""
-    counts = ", ".join(f"{count} × {name}" for name, count in figures.outcomes.items())
-    return f"{figures.name}: {counts}"
-
-
-def _cells(figures: Figures) -> dict[str, str]:
-    cells = {
-        "load": figures.name,
-        "offered/s": f"{figures.offered:.1f}",
-        "answered/s": f"{figures.answered:.1f}",
-    }
+def _seen(figures: Figures) -> dict[str, str]:
+    cells = {"offered/s": f"{figures.offered:.1f}", "answered/s": f"{figures.answered:.1f}"}
     if figures.goodput is not None:
         cells["in time/s"] = f"{figures.goodput:.1f}"
-    for name in ("p50", "p90", "p99"):
-        cells[name] = milliseconds(getattr(figures, f"{name}_s"))
-    cells["max"] = milliseconds(figures.most_s)
-    if not math.isnan(figures.batch_size):
-        cells["batch"] = f"{figures.batch_size:.1f}"
-    cells |= {name: milliseconds(seconds) for name, seconds in figures.parts_s.items()}
-    if figures.parts_s:
-        cells["rest"] = milliseconds(figures.rest_s)
+    for name in ("p50", "p90", "p99", "most"):
+        cells[f"{name} ms"] = milliseconds(getattr(figures, f"{name}_s"))
     if figures.failures:
         cells["failed"] = str(sum(figures.failures.values()))
+    return cells
+
+
+def _told(figures: Figures) -> dict[str, str]:
+    cells = {}
+    if not math.isnan(figures.batch_size):
+        cells["mean batch"] = f"{figures.batch_size:.1f}"
+    cells |= {f"{name} ms": milliseconds(part_s) for name, part_s in figures.parts_s.items()}
+    if figures.parts_s:
+        cells["rest ms"] = milliseconds(figures.rest_s)
     return cells
 
 
@@ -73,7 +77,7 @@ def milliseconds(seconds: float) -> str:
     if math.isnan(seconds):
         return "-"
     ms = 1000 * seconds
-    return f"{ms:.0f} ms" if ms >= 100 else f"{ms:.3g} ms"  # noqa: PLR2004 - three digits
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"  # noqa: PLR2004 - three digits
 
 
 def write_json(

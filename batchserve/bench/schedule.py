@@ -23,7 +23,8 @@ def moments(arrivals: Arrivals, rate: float, seconds: float, seed: int) -> list[
         seed: the same seed, the same moments.
     """
     if arrivals is Arrivals.CONSTANT:
-        return (np.arange(int(rate * seconds)) / rate).tolist()
+        return [count / rate for count in range(int(rate * seconds))]
     rng = np.random.default_rng(seed)
     # A Poisson process is a Poisson number of moments, each anywhere.
-    return np.sort(rng.uniform(0, seconds, rng.poisson(rate * seconds))).tolist()
+    found = np.sort(rng.uniform(0, seconds, rng.poisson(rate * seconds)))
+    return [float(moment) for moment in found]

@@ -15,14 +15,13 @@ from batchserve.bench.figures import figures_of, knee_of, points_of
 from batchserve.bench.inputs import Inputs, found_out, stated
 from batchserve.bench.plot import check_plot, draw
 from batchserve.bench.processes import Interrupted, Load, send
-from batchserve.bench.report import Result, outcomes_of, table_of, write_json
+from batchserve.bench.report import Result, outcomes_of, tables_of, write_json
 from batchserve.bench.request import Reply, ask
 from batchserve.bench.schedule import Arrivals
 from batchserve.bench.stage import Stage, closed, open_
 from batchserve.bench.tally import Tally
 from batchserve.bench.target import Target, TargetError
 from batchserve.bench.view import View
-from batchserve.errors import ConfigError
 
 CLIENTS = (1, 4, 16, 64)
 # Who finds the capacity for `--rate 0.9x`, where nobody says with how many clients.
@@ -209,7 +208,8 @@ def _conclude(console: Console, options: Options, inputs: Inputs, results: list[
         raise TargetError("interrupted during the warm-up; nothing was measured")
     all_figures = [result.figures for result in results]
     knee, advice = knee_of(all_figures), list(advice_on(all_figures))
-    console.print(table_of(all_figures))
+    for table in tables_of(all_figures):
+        console.print(table)
     for figures in all_figures:
         if figures.failures:
             console.print(outcomes_of(figures))

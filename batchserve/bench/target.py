@@ -39,7 +39,9 @@ class Target:
     cacert: str | None = None
 
     @classmethod
-    def parse(cls, url: str, unix_socket: Path | None = None, cacert: Path | None = None) -> "Target":
+    def parse(
+        cls, url: str, unix_socket: Path | None = None, cacert: Path | None = None
+    ) -> "Target":
         """Read `http://HOST:PORT/PATH`, `https://…`, `HOST:PORT/PATH` or `unix:SOCKET`.
 
         Raises:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from batchserve.bench.figures import Figures
 from batchserve.bench.generator import Progress as Told
-from batchserve.bench.report import line_of, milliseconds, table_of
+from batchserve.bench.report import line_of, milliseconds, tables_of
 from batchserve.bench.stage import Stage
 
 # More often would take from the server's time what it shows.
@@ -64,7 +64,7 @@ class View:
         self._drawn_s = now_s
         (task,) = self._progress.task_ids
         self._progress.update(task, completed=max(0.0, seconds), now=str(self._so_far))
-        shown = [table_of(self._done)] if self._done else []
+        shown = tables_of(self._done)[:1] if self._done else []
         self._live.update(Group(*shown, self._progress), refresh=True)
 
     def end(self, figures: Figures) -> None:
@@ -105,5 +105,5 @@ class SoFar:
         shown = [f"{rate:.0f}/s"]
         if self._latencies_s:
             p50_s, p99_s = np.percentile(self._latencies_s, [50, 99])
-            shown += [f"p50 {milliseconds(p50_s)}", f"p99 {milliseconds(p99_s)}"]
+            shown += [f"p50 {milliseconds(p50_s)} ms", f"p99 {milliseconds(p99_s)} ms"]
         return ", ".join([*shown, f"{in_flight} in flight", f"{failed} failed"])
