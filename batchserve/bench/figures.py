@@ -33,7 +33,7 @@ class Figures:
         offered: requests in a second.
         answered: successes (2xx) that came, in a second.
         goodput: of those that were offered, how many in a second succeeded within the SLO.
-        p50_s, p90_s, p99_s, most_s: of the successes' latency; NaN: there was none.
+        p50_s, p90_s, p99_s, max_s: of the successes' latency; NaN: there was none.
         batch_size: items in a forward pass, on average; NaN: the server does not tell.
         parts_s: medians of what Server-Timing tells, by name.
         rest_s: median of what that leaves of the latency: network, HTTP, and waiting to be sent.
@@ -54,7 +54,7 @@ class Figures:
     p50_s: float
     p90_s: float
     p99_s: float
-    most_s: float
+    max_s: float
     batch_size: float
     parts_s: dict[str, float]
     rest_s: float
@@ -121,7 +121,7 @@ def figures_of(
     came = found.succeeded & (found.done_s >= stage.warm_up_s) & (found.done_s < until_s)
     good = asked & found.succeeded
     latency_s = found.latency_s[good]
-    p50_s, p90_s, p99_s, most_s = _percentiles(latency_s, 50, 90, 99, 100)
+    p50_s, p90_s, p99_s, max_s = _percentiles(latency_s, 50, 90, 99, 100)
     parts_s, rest_s = _parts(found, np.flatnonzero(good))
     in_time = None if slo_s is None else float((latency_s <= slo_s).sum()) / seconds
     return Figures(
@@ -135,7 +135,7 @@ def figures_of(
         p50_s=p50_s,
         p90_s=p90_s,
         p99_s=p99_s,
-        most_s=most_s,
+        max_s=max_s,
         batch_size=_mean_batch(found.batch_sizes[good]),
         parts_s=parts_s,
         rest_s=rest_s,

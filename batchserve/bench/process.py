@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 import uvloop
 
-from batchserve.bench.generator import Generator, Job
+from batchserve.bench.generator import Generator, Job, Progress
 from batchserve.bench.sleeper import Sleeper
 
 TELL_S = 0.25
@@ -16,6 +16,7 @@ TELL_S = 0.25
 
 async def send(pipe: Connection) -> None:
     """Do the job that comes through the pipe; SIGTERM ends it early."""
+    pipe.send(Progress())  # as a sign of life
     job: Job = pipe.recv()
     with Sleeper() as sleeper:
         generator = Generator(job, sleeper.sleep)

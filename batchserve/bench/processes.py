@@ -20,8 +20,8 @@ from batchserve.bench.tally import Tally
 from batchserve.bench.target import Target, TargetError
 
 PACKAGES = Path(__file__).parent.parent.parent
-# Until they have been started.
-AHEAD_S = 0.5
+# Until they have read what to do.
+AHEAD_S = 0.05
 LOOK_S = 0.25
 
 
@@ -83,10 +83,10 @@ def send(load: Load, stage: Stage, show: Show = lambda *_: None) -> list[Tally]:
         Interrupted: Ctrl-C.
         TargetError: a process died.
     """
-    begin_s = time.monotonic() + AHEAD_S
     with ExitStack() as stack:
-        started = [stack.enter_context(_process(job)) for job in load.jobs(stage, begin_s)]
-        hearing = _Hearing([pipe for pipe, _ in started], begin_s, show)
+        started = [stack.enter_context(_process()) for _ in range(load.processes)]
+        hearing = _Hearing([pipe for pipe, _ in started], show)
+        begin_s = hearing.begin(load, stage)
         try:
             return hearing.results()
         except KeyboardInterrupt:
@@ -97,20 +97,29 @@ def send(load: Load, stage: Stage, show: Show = lambda *_: None) -> list[Tally]:
 
 
 class _Hearing:
-    """What the processes say."""
+    """What the processes are told, and what they say."""
 
-    def __init__(self, pipes: list[Connection], begin_s: float, show: Show) -> None:
+    def __init__(self, pipes: list[Connection], show: Show) -> None:
         self._progress = dict.fromkeys(pipes, Progress())
         self._tallies: dict[Connection, Tally] = {}
-        self._begin_s = begin_s
+        self._begin_s = 0.0
         self._show = show
+
+    def begin(self, load: Load, stage: Stage) -> float:
+        """Have all of them send, once all of them are there; return when, on the clock."""
+        for pipe in self._progress:
+            self._hear(pipe)
+        self._begin_s = time.monotonic() + AHEAD_S
+        for pipe, job in zip(self._progress, load.jobs(stage, self._begin_s), strict=True):
+            pipe.send(job)
+        return self._begin_s
 
     def results(self) -> list[Tally]:
         """Return what each process noted, once all of them are done."""
         while waiting := [pipe for pipe in self._progress if pipe not in self._tallies]:
-            ready = wait(waiting, LOOK_S)
+            said = wait(waiting, LOOK_S)
             for pipe in waiting:
-                if pipe in ready:
+                if pipe in said:
                     self._hear(pipe)
             self._show(time.monotonic() - self._begin_s, [*self._progress.values()])
         return [self._tallies[pipe] for pipe in self._progress]
@@ -127,7 +136,7 @@ class _Hearing:
 
 
 @contextmanager
-def _process(job: Job) -> Iterator[tuple[Connection, "subprocess.Popen[bytes]"]]:
+def _process() -> Iterator[tuple[Connection, "subprocess.Popen[bytes]"]]:
     ours, theirs = Pipe()
     paths = [str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(  # noqa: S603 - our own
@@ -138,7 +147,6 @@ def _process(job: Job) -> Iterator[tuple[Connection, "subprocess.Popen[bytes]"]]
     )
     theirs.close()
     try:
-        ours.send(job)
         yield ours, process
     finally:
         ours.close()

@@ -55,7 +55,7 @@ def _seen(figures: Figures) -> dict[str, str]:
     cells = {"offered/s": f"{figures.offered:.1f}", "answered/s": f"{figures.answered:.1f}"}
     if figures.goodput is not None:
         cells["in time/s"] = f"{figures.goodput:.1f}"
-    for name in ("p50", "p90", "p99", "most"):
+    for name in ("p50", "p90", "p99", "max"):
         cells[f"{name} ms"] = milliseconds(getattr(figures, f"{name}_s"))
     if figures.failures:
         cells["failed"] = str(sum(figures.failures.values()))

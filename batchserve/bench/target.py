@@ -116,11 +116,24 @@ class Target:
         Raises:
             OSError: the server is not there.
         """
-        if self.unix_socket is None:
-            plain = socket.create_connection((self.host, self.port), timeout_s)
-        else:
-            plain = socket.socket(socket.AF_UNIX)
-            plain.settimeout(timeout_s)
-            plain.connect(self.unix_socket)
         context = self.tls()
-        return plain if context is None else context.wrap_socket(plain, server_hostname=self.host)
+        plain = self._open(timeout_s)
+        if context is None:
+            return plain
+        try:
+            return context.wrap_socket(plain, server_hostname=self.host)
+        except OSError:
+            plain.close()
+            raise
+
+    def _open(self, timeout_s: float) -> socket.socket:
+        if self.unix_socket is None:
+            return socket.create_connection((self.host, self.port), timeout_s)
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            made.settimeout(timeout_s)
+            made.connect(self.unix_socket)
+        except OSError:
+            made.close()
+            raise
+        return made

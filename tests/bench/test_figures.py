@@ -40,7 +40,7 @@ def test_what_was_sent_in_the_warm_up_is_no_latency_but_throughput():
     assert found.answered == 1.5  # three came within them
     assert found.goodput == 0.5
     assert found.p50_s == pytest.approx(0.4)
-    assert found.most_s == pytest.approx(0.7)
+    assert found.max_s == pytest.approx(0.7)
     assert found.outcomes == {"200": 3, "503 overloaded": 1}
     assert found.failures == {"503 overloaded": 1}
 

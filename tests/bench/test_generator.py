@@ -50,7 +50,7 @@ def test_a_stall_shows_in_an_open_loop():
     # 100 of 1000 come during the second of the stall, and are late by up to all of it.
     assert found.p50_s == pytest.approx(0.001, abs=1e-6)
     assert found.p99_s == pytest.approx(0.91, abs=0.02)
-    assert found.most_s == pytest.approx(1.001, abs=0.01)
+    assert found.max_s == pytest.approx(1.001, abs=0.01)
     assert found.offered == found.answered == pytest.approx(100)
     # Those who come 0.1 s before its end are in time again, as soon as the backlog is computed.
     assert found.goodput == pytest.approx(90, abs=1.5)
@@ -61,7 +61,7 @@ def test_a_closed_loop_hides_a_stall():
     """Which is why there is the other one."""
     found = figures(FakeTarget(OneByOne(**STALLED)), closed(1, 10, 0))
     assert found.p99_s == pytest.approx(0.001, abs=1e-6)
-    assert found.most_s == pytest.approx(1.001, abs=0.002)
+    assert found.max_s == pytest.approx(1.001, abs=0.002)
 
 
 def test_latency_counts_from_the_intended_moment_if_the_generator_is_late():
@@ -96,7 +96,7 @@ def test_an_open_loop_sends_whatever_is_not_answered():
     assert found.offered == pytest.approx(20)
     assert found.answered == pytest.approx(10, abs=0.3)
     # Of 100 requests, the last one finds 50 before it.
-    assert found.most_s == pytest.approx(5.05, abs=0.01)
+    assert found.max_s == pytest.approx(5.05, abs=0.01)
 
 
 def test_connections_are_limited_and_that_is_in_the_latency():
@@ -109,7 +109,7 @@ def test_connections_are_limited_and_that_is_in_the_latency():
     found = figures_of(stage, [tally])
     assert len(target.lines) == found.connected == 5
     assert found.waited > 80
-    assert found.most_s == pytest.approx(1.1, abs=0.1)
+    assert found.max_s == pytest.approx(1.1, abs=0.1)
     assert found.outcomes == {"200": 100}
 
 
@@ -179,7 +179,7 @@ def test_it_tells_how_far_it_is_and_stops_when_told():
 def test_the_warm_up_counts_for_nothing_but_is_the_same_load():
     target = FakeTarget(OneByOne(0.001, stalls_at_s=0.5, stalls_s=0.3))
     found = figures(target, open_(100, Arrivals.CONSTANT, 2, 1, 0))
-    assert found.most_s == pytest.approx(0.001, abs=1e-6)
+    assert found.max_s == pytest.approx(0.001, abs=1e-6)
     assert found.outcomes == {"200": 200}
 
 
