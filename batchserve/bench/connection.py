@@ -13,6 +13,13 @@ from batchserve.bench.tally import MOST_KEPT
 
 SUCCESS = range(200, 300)
 INFORMATIONAL = range(100, 200)
+END, TIMING, BATCH_SIZE = "end", "timing", "batch size"
+HEADERS = {
+    b"content-length": END,
+    b"transfer-encoding": END,
+    b"server-timing": TIMING,
+    b"x-batch-size": BATCH_SIZE,
+}
 CLOSED, RESET = "connection closed", "connection reset"
 
 
@@ -127,13 +134,13 @@ class Connection(asyncio.Protocol):
     # What the parser calls.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        match name.lower():
-            case b"x-batch-size":
-                self.batch_size = int(value) if value.isdigit() else 0
-            case b"server-timing":
-                self.timing = value
-            case b"content-length" | b"transfer-encoding":
-                self._has_end = True
+        known = HEADERS.get(name.lower())
+        if known is END:
+            self._has_end = True
+        elif known is TIMING:
+            self.timing = value
+        elif known is BATCH_SIZE:
+            self.batch_size = int(value) if value.isdigit() else 0
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
