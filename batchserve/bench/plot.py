@@ -50,6 +50,8 @@ def draw(path: Path, title: str, results: Sequence[Result], slo_s: float | None)
     for axes in (against, over_time):
         axes.set_yscale("log")
         axes.set_ylabel("latency, ms")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(_few_digits)
         axes.grid(visible=True, alpha=0.3)
         if slo_s is not None:
             axes.axhline(1000 * slo_s, color="grey", linestyle=":", label="SLO")
@@ -60,6 +62,11 @@ def draw(path: Path, title: str, results: Sequence[Result], slo_s: float | None)
         figure.savefig(path)
     except OSError as error:
         raise ConfigError(f"--plot {path}: {error.strerror}; name another file") from None
+
+
+def _few_digits(ms: float, _: int | None) -> str:
+    """Name two and five beside the powers of ten."""
+    return f"{ms:g}" if f"{ms:e}"[0] in "25" else ""
 
 
 def _draw_percentiles(axes: "Axes", all_figures: Sequence[Figures], style: str) -> None:
@@ -91,7 +98,7 @@ def _draw_answers(axes: "Axes", results: Sequence[Result]) -> None:
             begin_s + result.moments_s[measured],
             1000 * result.latencies_s[measured],
             ".",
-            markersize=2,
+            markersize=3,
             label=result.figures.name,
             rasterized=True,
         )

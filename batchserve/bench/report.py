@@ -30,9 +30,12 @@ def tables_of(all_figures: Sequence[Figures]) -> list[Table]:
 
 
 def line_of(figures: Figures) -> str:
-    """Return a load in one line."""
-    cells = {**_seen(figures), **_told(figures)}
-    return f"{figures.name}: {', '.join(f'{name} {cell}' for name, cell in cells.items())}"
+    """Return a load in a line, until the table comes."""
+    failed = sum(figures.failures.values())
+    return (
+        f"{figures.name}: {figures.answered:.1f} answers/s, p50 {milliseconds(figures.p50_s)} ms, "
+        f"p99 {milliseconds(figures.p99_s)} ms{f', {failed} failed' if failed else ''}"
+    )
 
 
 def outcomes_of(figures: Figures) -> str:
@@ -43,7 +46,8 @@ def outcomes_of(figures: Figures) -> str:
 
 def _table(rows: list[dict[str, str]]) -> Table:
     names = dict.fromkeys(name for row in rows for name in row)
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(names):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
     for row in rows:

@@ -215,8 +215,8 @@ def _conclude(console: Console, options: Options, inputs: Inputs, results: list[
             console.print(outcomes_of(figures))
     if knee is not None:
         console.print(
-            f"the knee is at [bold]{knee.name}[/]: {knee.answered:.0f} answers/s, of "
-            f"{max(one.answered for one in all_figures if one.clients):.0f} with any number of them"
+            f"the knee is at [bold]{knee.name}[/]: {knee.answered:.1f} answers/s, of "
+            f"{max(one.answered for one in all_figures if one.clients):.1f} with any number of them"
         )
     for line in advice:
         console.print(f"[yellow]{line}[/]")
