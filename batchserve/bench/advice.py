@@ -62,6 +62,8 @@ def explain(outcome: str) -> str:
     known = ADVICE.get(outcome)
     if known is not None:
         return known
+    if outcome.startswith("429"):
+        return "the server, or what is before it, lets nobody send so much"
     if outcome.startswith("5"):
         return "the server failed: its log may say why"
     return "see the server's log"

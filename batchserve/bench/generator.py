@@ -60,7 +60,7 @@ class Progress:
 class Generator:
     """Sends a job's requests, and notes what becomes of them.
 
-    A request that the server cannot like (3xx, 4xx) ends the job: all others are the same.
+    A request that the server does not take ends the job: all others are the same.
     """
 
     def __init__(self, job: Job, sleep: Sleep, clock: Clock = time.monotonic) -> None:
@@ -127,8 +127,8 @@ class Generator:
         for moment in self._job.moments:
             meant_s = begin_s + moment
             early_s = meant_s - self._clock()
-            if early_s > 0:
-                await self._sleep(early_s)
+            # Who is late must read answers, too.
+            await (self._sleep(early_s) if early_s > 0 else asyncio.sleep(0))
             self._pool.send(next(self._wires), meant_s)
 
     def _next(self) -> None:
@@ -139,7 +139,7 @@ class Generator:
     def _done(self, outcome: str) -> None:
         is_success = outcome.startswith("2")
         self._answered += is_success
-        if outcome.startswith(("3", "4")) and not may_be_tried_again(outcome):
+        if is_refusal(outcome):
             self._stop.set()
         if self._job.clients:
             if is_success:
@@ -150,6 +150,6 @@ class Generator:
             self._quiet.set()
 
 
-def may_be_tried_again(outcome: str) -> bool:
-    """Whether a status of 400 or more tells of the moment, not of the request."""
-    return outcome.startswith(("408", "429", "5"))
+def is_refusal(outcome: str) -> bool:
+    """Whether the server does not take what it was sent, and never will."""
+    return outcome.startswith(("3", "4")) and not outcome.startswith(("408", "429"))

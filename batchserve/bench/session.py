@@ -12,6 +12,7 @@ from rich.console import Console
 from batchserve.bench import parsing
 from batchserve.bench.advice import advice_on
 from batchserve.bench.figures import figures_of, knee_of, points_of
+from batchserve.bench.generator import is_refusal
 from batchserve.bench.inputs import Inputs, found_out, stated
 from batchserve.bench.plot import check_plot, draw
 from batchserve.bench.processes import Interrupted, Load, send
@@ -187,7 +188,7 @@ def _measure(load: Load, plan: Plan, view: View, slo_s: float | None) -> Iterato
 
 
 def _check(load: Load, stage: Stage, tallies: list[Tally], seconds: float) -> None:
-    """Raise where the server does not like what is sent, or nobody has answered at all."""
+    """Raise where the server does not take what is sent, or nobody has answered at all."""
     messages = {name: body for tally in tallies for name, body in tally.messages.items()}
     for name, body in messages.items():
         if is_refusal(name):
@@ -197,10 +198,6 @@ def _check(load: Load, stage: Stage, tallies: list[Tally], seconds: float) -> No
         raise TargetError(
             f"{stage.name}: no answer within {seconds:.0f} s: {', '.join(sorted(outcomes))}"
         )
-
-
-def is_refusal(outcome: str) -> bool:
-    return outcome[0] in "34" and not outcome.startswith(("408", "429"))
 
 
 def _conclude(console: Console, options: Options, inputs: Inputs, results: list[Result]) -> None:

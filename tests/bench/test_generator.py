@@ -187,3 +187,13 @@ def test_moments_are_those_that_are_given():
     stage = Stage("given", 1, 0, moments=array("d", [0.1, 0.1, 0.7]))
     tally = send(FakeTarget(OneByOne(0.001)), stage)
     assert tally.sent_s.tolist() == pytest.approx([0.1, 0.1, 0.7])
+
+
+def test_a_generator_that_is_late_reads_answers_all_the_same():
+    """More is due at once than it has time for; an answer that came must not wait for that."""
+    target = FakeTarget(lambda line: asyncio.get_running_loop().call_soon(line.answer))
+    crowd = Stage("crowd", 1, 0, moments=[0.0] * 500)
+    tally = send(target, crowd)
+    assert len(tally) == 500
+    # Connections are used again, before all is sent.
+    assert len(target.lines) < 50
