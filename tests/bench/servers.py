@@ -7,7 +7,7 @@ from typing import Any
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Batch-Size: 1\r\n\r\n{}"
 
-Respond = Callable[["Line"], None]
+Respond = Callable[["Line"], Any]
 
 
 class Line:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -127,6 +128,30 @@ async def test_a_unix_socket(bench, tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert f"GET http://any/x on unix:{path}" in result.output.replace("\n", "")
     await runner.cleanup()
+
+
+async def test_a_certificate_of_ones_own(aiohttp_server, bench, tmp_path: Path):
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = [
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
+        *("-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)),
+    ]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    server = await aiohttp_server(app, ssl=context)
+    url = f"https://localhost:{server.port}/"
+    result = await bench(url, "--method", "get", "-c", "2", "--cacert", str(cert))
+    assert result.exit_code == 0, result.output
+    refused = await bench(url, "--method", "get")
+    assert refused.exit_code == 1
+    assert "certificate verify failed" in refused.stderr
 
 
 async def test_a_benchmark_of_errors_is_not_made(serve, bench):
