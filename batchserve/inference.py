@@ -28,6 +28,8 @@ class Answer:
     Of several inputs, the figures are those of the one that took longest in each stage.
 
     Attributes:
+        model: who answered.
+        rows: of the model, on the CPU, one for each input.
         outputs: one for each input, in the order of the inputs.
         batch_size: items that shared the forward pass.
         batch_reason: why the batch was closed when it was; of several batches, the last one.
@@ -36,6 +38,8 @@ class Answer:
         is_small: the outputs are few numbers, and cost the event loop little.
     """
 
+    model: ModelVersion
+    rows: Sequence[Any]
     outputs: list[Any]
     batch_size: int
     batch_reason: CloseReason
@@ -90,7 +94,7 @@ async def infer(
     else:
         outputs = await pool.encode(encode_rows, encode, rows)
     encode_s = perf_counter() - started_s
-    return answer_of(outputs, items, decode_s, encode_s, is_small=is_small)
+    return answer_of(model, rows, outputs, items, decode_s, encode_s, is_small=is_small)
 
 
 def decode(task: Task, payloads: Sequence[Any]) -> list[Any]:
@@ -161,6 +165,8 @@ def encode_rows(encode: Encode, rows: Sequence[Any]) -> list[Any]:
 
 
 def answer_of(
+    model: ModelVersion,
+    rows: Sequence[Any],
     outputs: list[Any],
     items: Sequence[Item],
     decode_s: float,
@@ -170,17 +176,16 @@ def answer_of(
 ) -> Answer:
     """Return what is told of some items that have been computed, and of their outputs."""
     if len(items) == 1 and (batch := items[0].batch):
-        waited_s, forward_s, reason = (
-            batch.formed_s - items[0].queued_s,
-            batch.forward_s,
-            batch.reason,
-        )
+        waited_s = batch.formed_s - items[0].queued_s
         return Answer(
-            outputs, len(batch), reason, decode_s, waited_s, forward_s, encode_s, is_small
-        )
+            model, rows, outputs, len(batch), batch.reason, decode_s, waited_s, batch.forward_s,
+            encode_s, is_small,
+        )  # fmt: skip
     batches = [batch for item in items if (batch := item.batch)]
     waits = [batch.formed_s - item.queued_s for item in items if (batch := item.batch)]
     return Answer(
+        model=model,
+        rows=rows,
         outputs=outputs,
         batch_size=max(map(len, batches)),
         batch_reason=max(batches, key=lambda batch: batch.started_s).reason,

@@ -150,7 +150,7 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - a task may raise any
             self._fail(error)
             return
-        self._succeed(outputs, body, perf_counter() - started_s, is_small=True)
+        self._succeed(rows, outputs, body, perf_counter() - started_s)
 
     async def _encode_apart(self, rows: Sequence[Any]) -> None:
         pool = self._services.pool
@@ -161,7 +161,7 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - a task may raise any
             self._fail(error)
             return
-        self._succeed(outputs, body, perf_counter() - started_s, is_small=False)
+        self._succeed(rows, outputs, body, perf_counter() - started_s)
 
     def _encode_row(self, row: Any) -> Any:
         return FORMAT.encode(row, self.model.task, self._parameters)
@@ -170,10 +170,14 @@ class Exchange:
         found = {"outputs": outputs} if self._is_list else {"output": outputs[0]}
         return {**found, "model": self.model.name, "version": self.model.version}
 
-    def _succeed(self, outputs: list[Any], body: bytes, encode_s: float, *, is_small: bool) -> None:
+    def _succeed(
+        self, rows: Sequence[Any], outputs: list[Any], body: bytes, encode_s: float
+    ) -> None:
         if self._is_over:
             return
-        answer = answer_of(outputs, self._items, self._decode_s, encode_s, is_small=is_small)
+        answer = answer_of(
+            self.model, rows, outputs, self._items, self._decode_s, encode_s, is_small=True
+        )
         self.answer, self.headers = answer, headers_of(answer)
         self._answer(body)
 

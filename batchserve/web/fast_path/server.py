@@ -125,6 +125,8 @@ class FastPath:
             model.check_ready()
         except RequestError:
             return None
+        if head.version is None and self._repository.trial(model) is not None:
+            return None
         return model if head.size < model.task.inline_bytes else None
 
     def _busy(self) -> list[Exchange]:
