@@ -39,8 +39,9 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 MODEL = ("model", "version")
 
 
-# How much is gathered before it is counted: counting a value alone costs five times as much.
-GATHERED = 512
+# How much is gathered before it is counted: counting a value alone costs five times as much, and
+# counting more would hold up the event loop.
+GATHERED = 128
 
 
 class Answered(NamedTuple):
@@ -197,7 +198,7 @@ class Metrics:
             Computed(model, version, len(waits_s), batch.reason, batch.forward_s, waits_s)
         )
         if len(self._computed) >= GATHERED:
-            self.count()
+            self._count_unless_busy()
 
     def on_answer(
         self, model: str, version: str, code: int, seconds: float, decode_s: float | None = None
@@ -205,13 +206,24 @@ class Metrics:
         """Count an answered request."""
         self._answered.append(Answered(model, version, code, seconds, decode_s))
         if len(self._answered) >= GATHERED:
-            self.count()
+            self._count_unless_busy()
 
     def count(self) -> None:
         """Count what has been gathered."""
         with self._counting:
-            self._count_answers(_taken(self._answered))
-            self._count_batches(_taken(self._computed))
+            self._count_gathered()
+
+    def _count_unless_busy(self) -> None:
+        # The event loop does not wait for a thread that counts.
+        if self._counting.acquire(blocking=False):
+            try:
+                self._count_gathered()
+            finally:
+                self._counting.release()
+
+    def _count_gathered(self) -> None:
+        self._count_answers(_taken(self._answered))
+        self._count_batches(_taken(self._computed))
 
     def _count_answers(self, answers: Sequence[Answered]) -> None:
         codes = Tally((one.model, one.version, str(one.code)) for one in answers)

@@ -99,9 +99,10 @@ class Scheduler:
         self._held[request] = (priority, count)
         self._places_held += count
 
-    def admit(self, request: Hashable, items: Iterable[Item], decode_s: float) -> None:
-        """Put a request's items on the queue, in the places that are held for it."""
+    def admit(self, request: Hashable, items: Sequence[Item], decode_s: float) -> None:
+        """Put a request's items on the queue, in the places that are held for it, if any are."""
         self._release(request)
+        self._give_up_late(self.taken + len(items) - self._max_queue_size)
         self._decode_s += DECODE_WEIGHT * (decode_s - self._decode_s)
         for item in items:
             self._put(item)

@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
         self._used_s = self._loop.time()
         self._buffer = b""
         self._is_reading = False  # the exchange's body
-        self._is_advancing = False
+        self._is_paused = False
         self._is_writable = True
         self._is_ending = False
 
@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
+        self._buffer = b""
         if self.exchange is not None:
             self.exchange.abandon()
 
@@ -85,37 +86,41 @@ class Connection(asyncio.Protocol):
     # The parts of it.
 
     def _advance(self) -> None:
-        """Go as far as what has come in allows."""
-        if self._is_advancing:
+        """Take what has come in, up to the end of one request."""
+        if self._transport.is_closing():
             return
-        self._is_advancing = True
-        while self._buffer and self._is_writable and self._take():
-            pass
-        self._is_advancing = False
-        if len(self._buffer) > MOST_AHEAD:
-            self._transport.pause_reading()
+        if self._buffer and self._is_writable:
+            is_new = self.exchange is None
+            if is_new:
+                self._begin()
+            self._read(at_once=is_new)
+        if self._is_paused != (len(self._buffer) > MOST_AHEAD):
+            self._pause_or_resume()
 
-    def _take(self) -> bool:
-        """Take a head or a body out of the buffer; whether there was a whole one."""
-        if self.exchange is None:
-            return self._begin()
-        size = self.exchange.head.size
-        if not self._is_reading or len(self._buffer) < size:
-            return False
-        body, self._buffer = self._buffer[:size], self._buffer[size:]
-        self._is_reading = False
-        self.exchange.read(body)
-        return True
-
-    def _begin(self) -> bool:
+    def _begin(self) -> None:
         begun = self._server.begin(self._buffer, self._answer)
         if begun is None:
             self._hand_over()
-            return False
+            return
         self.exchange, head_bytes = begun
         self._buffer = self._buffer[head_bytes:]
         self._is_reading = True
-        return True
+
+    def _read(self, *, at_once: bool) -> None:
+        exchange = self.exchange
+        if exchange is None or not self._is_reading or len(self._buffer) < exchange.head.size:
+            return
+        size = exchange.head.size
+        body, self._buffer = self._buffer[:size], self._buffer[size:]
+        self._is_reading = False
+        exchange.read(body, at_once=at_once)
+
+    def _pause_or_resume(self) -> None:
+        self._is_paused = not self._is_paused
+        if self._is_paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _hand_over(self) -> None:
         """Leave the connection to aiohttp, with what has come in and is not answered."""
@@ -124,7 +129,8 @@ class Connection(asyncio.Protocol):
         protocol = self._server.make_aiohttps()
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
-        self._transport.resume_reading()
+        if self._is_paused:
+            self._pause_or_resume()
         protocol.data_received(data)
 
     def _answer(self, exchange: Exchange, body: bytes) -> None:
@@ -132,20 +138,28 @@ class Connection(asyncio.Protocol):
         ends = self._is_reading or self._is_ending or self._server.ends_after(exchange)
         self.exchange = None
         self._used_s = self._loop.time()
-        message = _message(exchange, body, ends=ends)
-        self._transport.write(message)
-        self._server.log(exchange, self.peer, len(message))
+        try:
+            message = _message(exchange, body, ends=ends)
+            self._transport.write(message)
+            self._server.log(exchange, self.peer, len(message))
+        except Exception:
+            # Nobody shall wait for what does not come.
+            self._transport.abort()
+            raise
         if ends:
             self._buffer = b""
             self._transport.close()
-            return
-        self._transport.resume_reading()
-        self._advance()
+        elif self._buffer:
+            # Not now: others have their turn, and what calls this is in the middle of something.
+            self._loop.call_soon(self._advance)
 
     def _close_if_idle(self) -> None:
         left_s = IDLE_S if self.exchange else self._used_s + IDLE_S - self._loop.time()
-        if left_s <= 0:
+        if left_s <= 0 and self._is_writable:
             self._transport.close()
+        elif left_s <= 0:
+            # Who does not read its answers would keep it open for ever.
+            self._transport.abort()
         else:
             self._timer = self._loop.call_later(left_s, self._close_if_idle)
 

@@ -82,7 +82,6 @@ class Exchange:
         self._items: Sequence[Item] = ()
         self._is_over = False
         self._encoding: asyncio.Task[None] | None = None
-        services.traffic.__enter__()
         batcher = model.batcher
         now_s = batcher.clock()
         terms = head.stated.terms(now_s, services.default_timeout_ms, model.config.slo_ms)
@@ -94,14 +93,22 @@ class Exchange:
             self._arrival = batcher.arrival(terms)
         except RequestError as error:
             self._refusal = error.with_traceback(None)
+        services.traffic.__enter__()
 
-    def read(self, body: bytes) -> None:
-        """Have the model answer what the body holds."""
+    def read(self, body: bytes, *, at_once: bool) -> None:
+        """Have the model answer what the body holds.
+
+        Args:
+            body: the whole of it.
+            at_once: nothing has happened since the head.
+        """
+        if self._arrival is None:
+            self._fail(self._refusal or InternalError("it was not let in"))
+            return
         try:
-            self._items = self._submit(body)
+            self._items = self._submit(self._arrival, body, at_once=at_once)
         except Exception as error:  # noqa: BLE001 - a task may raise any
             self._fail(error)
-            return
 
     def expire(self) -> None:
         """Answer that it is too late."""
@@ -113,19 +120,17 @@ class Exchange:
         if not self._is_over:
             self._end()
 
-    def _submit(self, body: bytes) -> Sequence[Item]:
-        if self._arrival is None:
-            raise self._refusal or InternalError("it was not let in")
+    def _submit(self, arrival: "Arrival", body: bytes, *, at_once: bool) -> Sequence[Item]:
         task = self.model.task
         payloads, self._is_list = FORMAT.parse(body, schema_of(type(task)).request, task)
-        if len(payloads) > 1:
-            # One has been let in; nothing else has happened since, if the body was there.
-            self._arrival.reserve(len(payloads))
+        if len(payloads) > 1 or not at_once:
+            # One has been let in, and if nothing has happened since, that still holds.
+            arrival.reserve(len(payloads))
         started_s = perf_counter()
         tensors = decode(task, payloads)
         self._decode_s = perf_counter() - started_s
         self._unanswered = len(tensors)
-        return self._arrival.submit(tensors, self._make_slot)
+        return arrival.submit(tensors, self._make_slot)
 
     def _make_slot(self) -> "asyncio.Future[Any]":
         return cast("asyncio.Future[Any]", Slot(self._on_row))
@@ -175,6 +180,9 @@ class Exchange:
     ) -> None:
         if self._is_over:
             return
+        if self.deadline_s <= self.model.batcher.clock():
+            self.expire()
+            return
         answer = answer_of(
             self.model, rows, outputs, self._items, self._decode_s, encode_s, is_small=True
         )
@@ -190,14 +198,16 @@ class Exchange:
             )
             error = InternalError(f"the server failed; its log has request {self.request_id}")
         self.status, self.code, self.headers = error.status, error.code, error_headers(error)
-        self._services.counting.refusal(self.model, error)
         self._answer(error_body(error))
+        self._services.counting.refusal(self.model, error)
 
     def _answer(self, body: bytes) -> None:
         self.seconds = perf_counter() - self._started_s
-        self._services.counting.answer(self.model, self.status, self.seconds, self.answer)
         self._end()
-        self._on_answer(self, body)
+        try:
+            self._services.counting.answer(self.model, self.status, self.seconds, self.answer)
+        finally:
+            self._on_answer(self, body)
 
     def _end(self) -> None:
         self._is_over = True

@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from batchserve.config import ServerConfig
 from batchserve.errors import RequestError
 from batchserve.repository import ModelRepository, ModelVersion
-from batchserve.tasks.base import Task
 from batchserve.web.access_log import AccessLog, Entry
+from batchserve.web.body import INLINE_PARSE_BYTES
 from batchserve.web.fast_path.connection import Connection
 from batchserve.web.fast_path.exchange import Exchange
 from batchserve.web.fast_path.head import Head, read_head
@@ -52,6 +52,7 @@ class FastPath:
         self._repository = repository
         self._services = services
         self._access_log = access_log
+        self._most_bytes = min(config.max_body_bytes, INLINE_PARSE_BYTES - 1)
         self._read_head = lru_cache(HEADS)(partial(read_head, server=config))
         self._looking: asyncio.TimerHandle | None = None
 
@@ -71,13 +72,7 @@ class FastPath:
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as aiohttp's
         """Wait for what is being answered, as long as that, and close what is left."""
-        loop = asyncio.get_running_loop()
-        give_up_s = loop.time() + (timeout or 0.0)
-        while self._busy() and loop.time() < give_up_s:  # noqa: ASYNC110 - each ends by itself
-            await asyncio.sleep(LOOK_S)
-        for connection in list(self.connections):
-            connection.abort()
-        await self.make_aiohttps.shutdown(timeout)
+        await asyncio.gather(self._finish(timeout or 0.0), self.make_aiohttps.shutdown(timeout))
 
     # What connections call.
 
@@ -93,8 +88,10 @@ class FastPath:
         model = head and self._find(head)
         if not (head and model):
             return None
-        parameters = _defaults(type(model.task))
-        if parameters is None:
+        try:
+            parameters = model.task.Parameters()
+        except ValidationError:
+            # A client must state some.
             return None
         if self._looking is None:
             self._look_again()
@@ -127,7 +124,18 @@ class FastPath:
             return None
         if head.version is None and self._repository.trial(model) is not None:
             return None
-        return model if head.size < model.task.inline_bytes else None
+        task = model.task
+        # An input that is a file may be named by its address, which has to be fetched.
+        is_small = head.size <= self._most_bytes and head.size < task.inline_bytes
+        return model if is_small and not task.media_types else None
+
+    async def _finish(self, within_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + within_s
+        while self._busy() and loop.time() < give_up_s:  # noqa: ASYNC110 - each ends by itself
+            await asyncio.sleep(LOOK_S)
+        for connection in list(self.connections):
+            connection.abort()
 
     def _busy(self) -> list[Exchange]:
         return [found for connection in self.connections if (found := connection.exchange)]
@@ -135,21 +143,12 @@ class FastPath:
     def _look(self) -> None:
         """Answer those whose time is over: one timer for all costs less than one for each."""
         busy = self._busy()
-        for exchange in busy:
-            if exchange.deadline_s <= exchange.model.batcher.clock():
-                exchange.expire()
         self._looking = None
         if busy:
             self._look_again()
+        for exchange in busy:
+            if exchange.deadline_s <= exchange.model.batcher.clock():
+                exchange.expire()
 
     def _look_again(self) -> None:
         self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._look)
-
-
-@cache
-def _defaults(task: type[Task]) -> BaseModel | None:
-    """Return a task's parameters where a client states none; None: it must state some."""
-    try:
-        return task.Parameters()
-    except ValidationError:
-        return None

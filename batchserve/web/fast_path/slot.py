@@ -1,17 +1,23 @@
 """Where an item's row arrives."""
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+logger = logging.getLogger(__name__)
+
 
 class Slot:
-    """As much of a future as the batcher uses, which tells at once and not in the loop's next turn.
+    """As much of a future as the batcher uses, which tells of a row at once.
+
+    Of an exception it tells in the loop's next turn, as a future does: the scheduler fails items
+    in the middle of its work.
 
     Args:
-        on_told: called with it when there is a row, or an exception. It must not raise.
+        on_told: called with it when there is a row, or an exception.
     """
 
     __slots__ = ("_error", "_is_done", "_on_told", "_row")
@@ -38,11 +44,15 @@ class Slot:
 
     def set_result(self, row: Any, /) -> None:
         self._is_done, self._row = True, row
-        self._on_told(self)
+        try:
+            self._on_told(self)
+        except Exception:
+            # It is none of the other items' business.
+            logger.exception("an answer could not be given; this is a bug")
 
     def set_exception(self, error: BaseException, /) -> None:
         self._is_done, self._error = True, error
-        self._on_told(self)
+        asyncio.get_running_loop().call_soon(self._on_told, self)
 
     def cancel(self) -> bool:
         if self._is_done:
