@@ -1,12 +1,17 @@
 """The metrics of one process; several are added up in the end-to-end tests."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from batchserve.batch import Batch, CloseReason, Fault, Item, Terms
-from batchserve.metrics import Metrics
+from batchserve.metrics import GATHERED, BulkHistogram, Metrics
 
 LABELS = {"model": "m", "version": "1"}
 
@@ -87,3 +92,79 @@ def test_each_process_counts_for_itself():
     one, other = Metrics(), Metrics()
     one.on_answer("m", "1", 200, 0.5)
     assert "batchserve_requests_total 200" not in samples(other)
+
+
+# What is gathered is counted as if it had been counted one by one.
+
+BUCKETS = (0.001, 0.01, 0.1, 1.0)
+
+
+def histogram(kind: type[Histogram], name: str = "seconds") -> tuple[CollectorRegistry, Any]:
+    registry = CollectorRegistry()
+    return registry, kind(name, "…", ("model",), registry=registry, buckets=BUCKETS).labels("m")
+
+
+@given(
+    st.lists(
+        st.one_of(st.floats(0, 2), st.sampled_from([0.0, *BUCKETS, 5e-324, 1e300])), min_size=1
+    )
+)
+def test_many_values_at_once_are_observed_as_each_alone(values):
+    (all_at_once, bulk), (one_by_one, single) = histogram(BulkHistogram), histogram(Histogram)
+    bulk.observe_all(values)
+    for value in values:
+        single.observe(value)
+    found, expected = [
+        {
+            (sample.name, sample.labels.get("le")): sample.value
+            for family in registry.collect()
+            for sample in family.samples
+        }
+        for registry in (all_at_once, one_by_one)
+    ]
+    assert found == pytest.approx(expected)
+
+
+def test_what_is_gathered_is_counted_before_it_is_much():
+    metrics = Metrics()
+    for _ in range(2 * GATHERED):
+        metrics.on_answer("m", "1", 200, 0.5)
+        assert len(metrics._answered) < GATHERED
+
+
+def test_versions_and_codes_are_counted_apart():
+    metrics = Metrics()
+    for version, code, decode_s in [("1", 200, 0.5), ("2", 200, 0.25), ("1", 503, None)]:
+        metrics.on_answer("m", version, code, 1.0, decode_s)
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for sample in metrics.readings()
+    }
+    assert found["batchserve_requests_total", "1", "200", "m"] == 1
+    assert found["batchserve_requests_total", "2", "200", "m"] == 1
+    assert found["batchserve_requests_total", "1", "503", "m"] == 1
+    assert found["batchserve_request_seconds_count", "1", "m"] == 2
+    assert found["batchserve_decode_seconds_count", "1", "m"] == 1
+    assert found["batchserve_decode_seconds_sum", "2", "m"] == 0.25
+
+
+def test_threads_that_ask_meanwhile_have_nothing_counted_twice_or_lost():
+    metrics, count = Metrics(), 20_000
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(metrics.count) for _ in range(1000)]
+        for _ in range(count):
+            metrics.on_answer("m", "1", 200, 0.5, 0.5)
+        for one in asking:
+            one.result()
+    found = samples(metrics)
+    assert found["batchserve_requests_total 200"] == count
+    assert found["batchserve_request_seconds_count"] == count
+    assert found["batchserve_decode_seconds_sum"] == count / 2
+
+
+def test_who_answers_does_not_wait_for_a_thread_that_counts():
+    metrics = Metrics()
+    with metrics._counting:
+        for _ in range(2 * GATHERED):
+            metrics.on_answer("m", "1", 200, 0.5)
+    assert samples(metrics)["batchserve_requests_total 200"] == 2 * GATHERED

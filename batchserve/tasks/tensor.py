@@ -90,9 +90,9 @@ class TensorTask(Task):
         """Whether numbers are what most are: of the shape itself, finite, and soon seen to be."""
         if array.shape != self.shape or array.dtype != np.float64 or self.dtype != np.float32:
             return False
-        flat = array.ravel()
-        # It is not less if one of them is greater than float32 can hold, or no number.
-        return bool(flat.dot(flat) < SQUARE_OF_LARGEST)
+        # It is not less if one of them is greater than float32 can hold, or no number. Unlike
+        # dot, vdot does not warn of what is too large for float64 as well.
+        return bool(np.vdot(array, array) < SQUARE_OF_LARGEST)
 
     def _checked(self, array: np.ndarray[Any, Any], *, rows: bool = False) -> np.ndarray[Any, Any]:
         """Return a copy of an item, or of several as `rows`, in this task's dtype."""

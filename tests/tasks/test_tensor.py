@@ -4,6 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from batchserve.config import ModelConfig
@@ -431,3 +433,61 @@ def test_one_long_text_among_many_numbers_does_not_make_all_of_them_long():
     # As numpy's strings these would take 80 GB.
     with pytest.raises(InvalidInput, match="not a number"):
         TensorTask().decode(["a" * 200_000, *[1] * 100_000])
+
+
+# What is soon seen to be plain is taken as everything else is.
+
+LARGEST = float(np.finfo(np.float32).max)
+# Half a step further it would round to infinity.
+ROUNDED_DOWN = LARGEST * (1 + 2.0**-26)
+NUMBERS = st.one_of(
+    st.floats(),
+    st.integers(-(2**70), 2**70),
+    st.booleans(),
+    st.sampled_from(
+        [LARGEST, -LARGEST, ROUNDED_DOWN, 2 * LARGEST, 1e300, 5e-324, -0.0, math.nan, math.inf]
+    ),
+)
+
+
+class Careful(TensorTask):
+    def _is_plain(self, array: np.ndarray[Any, Any]) -> bool:
+        return False
+
+
+def taken(task: TensorTask, payload: Any) -> Any:
+    try:
+        tensor = task.decode(payload)
+    except InvalidInput as error:
+        return str(error)
+    assert tensor.dtype == torch.float32
+    return tensor.shape, tensor.numpy().tobytes()
+
+
+@given(st.lists(NUMBERS, max_size=4), st.sampled_from([(2,), (0,), (3,), (-1,), None]))
+def test_plain_numbers_are_taken_as_all_numbers_are(payload, shape):
+    task, careful = TensorTask(shape), Careful(shape)
+    assert taken(task, payload) == taken(careful, payload)
+
+
+@pytest.mark.parametrize(
+    ("payload", "is_plain"),
+    [
+        ([0.5, -1.0], True),
+        ([1e19, 1e-300], True),
+        ([LARGEST, 0.0], False),
+        ([1e300, 1.0], False),
+        ([math.nan, 1.0], False),
+        ([-math.inf, 1.0], False),
+        ([1, 2], False),
+        ([0.5, 1.0, 2.0], False),
+        ([[0.5, 1.0]], False),
+    ],
+)
+def test_which_numbers_are_plain(payload, is_plain):
+    assert TensorTask((2,))._is_plain(np.asarray(payload)) is is_plain
+
+
+def test_only_float32_is_taken_for_plain():
+    assert not TensorTask((1,), "float64")._is_plain(np.asarray([0.5]))
+    assert not TensorTask((1,), "int64")._is_plain(np.asarray([0.5]))

@@ -73,6 +73,10 @@ def test_datatypes_and_dtypes_are_one_to_one():
         ([[1], [], [2.5, None, {}]], False),
         (1, False),
         ([], False),
+        ([1, 2.5, True], False),
+        ([1, 2.5, "3"], True),
+        ([True, None, b"x"], True),
+        ([None, 1], False),
     ],
 )
 def test_text_among_numbers(data, found):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from aiohttp.test_utils import TestClient
 
 from batchserve.batching.batcher import Batcher
@@ -11,6 +12,10 @@ from batchserve.testing import GatedRunner
 from batchserve.web.keys import REPOSITORY
 
 Client = TestClient[Any, Any]
+
+# How `serve` serves.
+FAST, PLAIN = "fast path", "aiohttp"
+BOTH_WAYS = pytest.mark.parametrize("serve", [FAST, PLAIN], indirect=True)
 
 
 def batcher_of(client: Client) -> Batcher:

@@ -16,7 +16,7 @@ from PIL import Image
 from batchserve.batching.cost import Cost
 from batchserve.testing import FakeRunner
 from batchserve.web.keys import METRICS, REPOSITORY
-from tests.web.clients import Client, batcher_of, gate, until
+from tests.web.clients import BOTH_WAYS, Client, batcher_of, gate, until
 
 # One thread: the models are small, and the cores may be busy.
 SERVER = {"torch_threads": 1}
@@ -102,6 +102,7 @@ def double(number: float) -> dict[str, Any]:
 # 400: not JSON, a field missing or of the wrong type.
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("body", "mentioned"),
     [
@@ -238,6 +239,7 @@ async def test_a_body_that_is_not_compressed_as_it_says(serve):
 # 400: headers and query.
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("milliseconds", ["0", "-1", "abc", "nan", "inf", "-inf", "", "10ms"])
 async def test_a_timeout_that_is_none(serve, milliseconds):
     client = await serve(**TINY)
@@ -293,6 +295,7 @@ async def test_no_such_path(serve, path):
     await check_alive(client, **GOOD_TENSOR)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("path", "mentioned"),
     [
@@ -535,6 +538,7 @@ async def test_a_part_that_is_not_base64_as_it_says(serve, data):
     await check_alive(client, **GOOD_IMAGE)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("numbers", "mentioned"),
     [
@@ -565,6 +569,7 @@ async def test_numbers_that_do_not_fit(serve, numbers, mentioned, listed):
     await check_alive(client, **GOOD_TENSOR)
 
 
+@BOTH_WAYS
 async def test_of_a_list_with_a_bad_input_nothing_is_computed(serve):
     client = await serve(**DOUBLE)
     runner = batcher_of(client).passes.runner = FakeRunner()
@@ -575,6 +580,7 @@ async def test_of_a_list_with_a_bad_input_nothing_is_computed(serve):
     assert [[item.tolist() for item in batch] for batch in runner.batches] == [[[4.0]]]
 
 
+@BOTH_WAYS
 async def test_a_bad_input_leaves_its_neighbours_alone(serve):
     # Only a batch of three, or ten seconds, would end their wait together.
     batching = {"max_batch_size": 3, "max_wait_ms": 10_000, "policy": "fixed"}
@@ -592,6 +598,7 @@ async def test_a_bad_input_leaves_its_neighbours_alone(serve):
 # 500.
 
 
+@BOTH_WAYS
 async def test_the_model_fails(serve, caplog):
     client = await serve(source="tests.models:FailsOnNegative", server=SERVER)
     with caplog.at_level(logging.ERROR):
@@ -606,6 +613,7 @@ async def test_the_model_fails(serve, caplog):
     assert (await after.json())["output"] == [2.0]
 
 
+@BOTH_WAYS
 async def test_the_model_fails_on_one_of_a_list(serve):
     client = await serve(source="tests.models:FailsOnNegative", server=SERVER)
     response = await client.post("/predict", json={"inputs": [[1.0], [-1.0]]})
@@ -613,6 +621,7 @@ async def test_the_model_fails_on_one_of_a_list(serve):
     await check_alive(client, **double(1))
 
 
+@BOTH_WAYS
 async def test_the_neighbours_of_a_failing_item_are_answered(serve):
     # Only a batch of four, or ten seconds, would end their wait together.
     batching = {"max_batch_size": 4, "max_wait_ms": 10_000, "policy": "fixed"}
@@ -626,6 +635,7 @@ async def test_the_neighbours_of_a_failing_item_are_answered(serve):
     assert {response.headers["X-Batch-Reason"] for response in answered} == {"retry"}
 
 
+@BOTH_WAYS
 async def test_an_item_that_failed_twice_is_not_computed_again(serve):
     client = await serve(source="tests.models:FailsOnNegative", server=SERVER)
     for _ in range(2):
@@ -639,6 +649,7 @@ async def test_an_item_that_failed_twice_is_not_computed_again(serve):
     assert runner.batches == []
 
 
+@BOTH_WAYS
 async def test_a_model_that_loses_rows_answers_nobody_wrongly(serve):
     # Two requests are a batch as soon as both are there.
     batching = {"max_batch_size": 2, "max_wait_ms": 10_000, "policy": "fixed"}
@@ -651,6 +662,7 @@ async def test_a_model_that_loses_rows_answers_nobody_wrongly(serve):
     assert {response.headers["X-Batch-Size"] for response in responses} == {"1"}
 
 
+@BOTH_WAYS
 async def test_a_model_that_never_returns_the_right_number_of_rows(serve):
     client = await serve(source="tests.models:DoublesRows", server=SERVER)
     for _ in range(2):
@@ -658,6 +670,7 @@ async def test_a_model_that_never_returns_the_right_number_of_rows(serve):
         await check_error(response, 500, "model_failed")
 
 
+@BOTH_WAYS
 async def test_we_fail(serve, monkeypatch, caplog):
     client = await serve(**TINY)
 
@@ -683,6 +696,7 @@ def check_retry_after(response: ClientResponse) -> None:
     assert int(response.headers["Retry-After"]) >= 1
 
 
+@BOTH_WAYS
 async def test_a_full_queue(serve):
     client = await serve(**DOUBLE, batching=ONE_AT_A_TIME)
     runner, batcher = gate(client), batcher_of(client)
@@ -704,6 +718,7 @@ async def test_a_full_queue(serve):
     await check_alive(client, **double(4))
 
 
+@BOTH_WAYS
 async def test_a_queue_with_too_little_room_for_a_list(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1, "max_queue_size": 3})
     runner, batcher = gate(client), batcher_of(client)
@@ -724,6 +739,7 @@ async def test_a_queue_with_too_little_room_for_a_list(serve):
     await check_alive(client, **double(6))
 
 
+@BOTH_WAYS
 async def test_retry_after_grows_with_the_work_ahead(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1, "max_queue_size": 2})
     runner, batcher = gate(client), batcher_of(client)
@@ -743,6 +759,7 @@ async def test_retry_after_grows_with_the_work_ahead(serve):
     assert [response.status for response in await asyncio.gather(*waiting)] == [200] * 3
 
 
+@BOTH_WAYS
 async def test_an_answer_that_would_come_too_late_is_refused_on_arrival(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1})
     runner, batcher = gate(client), batcher_of(client)
@@ -766,6 +783,7 @@ async def test_an_answer_that_would_come_too_late_is_refused_on_arrival(serve):
     assert (await client.post("/predict", headers=hasty, **double(3))).status == 200
 
 
+@BOTH_WAYS
 async def test_draining_refuses_what_is_new_and_answers_what_was_there(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1})
     runner, batcher = gate(client), batcher_of(client)
@@ -785,6 +803,7 @@ async def test_draining_refuses_what_is_new_and_answers_what_was_there(serve):
     assert [answer["output"] for answer in answers] == [[1.0], [2.0]]
 
 
+@BOTH_WAYS
 async def test_a_loop_that_died_is_not_ready(serve):
     client = await serve(**DOUBLE)
     await check_alive(client, **double(1))
@@ -804,6 +823,7 @@ async def test_a_loop_that_died_is_not_ready(serve):
 # 504.
 
 
+@BOTH_WAYS
 async def test_the_time_that_the_client_gave_is_over(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1})
     runner = gate(client)
@@ -820,6 +840,7 @@ async def test_the_time_that_the_client_gave_is_over(serve):
     assert [batch[0].tolist() for batch in runner.batches] == [[1.0], [3.0]], "2 was computed"
 
 
+@BOTH_WAYS
 async def test_the_result_comes_too_late(serve):
     client = await serve(**DOUBLE)
     runner = gate(client)
@@ -830,6 +851,7 @@ async def test_the_result_comes_too_late(serve):
     await check_alive(client, **double(2))
 
 
+@BOTH_WAYS
 async def test_the_time_that_the_config_gives_is_over(serve):
     client = await serve(**{**DOUBLE, "server": {**SERVER, "default_timeout_ms": 20}})
     runner = gate(client)
@@ -840,6 +862,7 @@ async def test_the_time_that_the_config_gives_is_over(serve):
     await check_alive(client, headers={"X-Request-Timeout-Ms": "20000"}, **double(2))
 
 
+@BOTH_WAYS
 async def test_the_time_counts_while_the_body_is_sent(serve):
     client = await serve(**DOUBLE)
     answered = asyncio.Event()
@@ -856,6 +879,7 @@ async def test_the_time_counts_while_the_body_is_sent(serve):
     await check_alive(client, **double(1))
 
 
+@BOTH_WAYS
 async def test_an_item_of_a_list_that_comes_too_late_is_the_lists_error(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1})
     runner = gate(client)

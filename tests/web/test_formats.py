@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import tracemalloc
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from pydantic import ValidationError
 
 from batchserve.config import ImageConfig
 from batchserve.errors import BadRequest, InvalidInput
 from batchserve.tasks.image_classification import ImageClassification
 from batchserve.tasks.tensor import TensorTask
-from batchserve.web.formats import JSON, MSGPACK, NPY, MessagePack
+from batchserve.web.formats import JSON, MSGPACK, NPY, Json, MessagePack, _plain
 from batchserve.web.schema import schema_of
 from tests.web.clients import Client
 from tests.web.test_arrays import described, packed, saved
@@ -334,3 +336,67 @@ async def test_models_tells_what_it_takes_and_gives(serve):
     files = ["multipart/form-data", "image/*", "application/octet-stream"]
     assert of_images["takes"] == [JSON, *MSGPACK_NAMES, *files]
     assert of_images["gives"] == [JSON, *MSGPACK_NAMES]
+
+
+# JSON that is as it should be is read without the schema.
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text("ab"), inner),
+    max_leaves=10,
+)
+BODIES = st.one_of(
+    st.builds(lambda value: {"input": value}, VALUES),
+    st.builds(lambda values: {"inputs": values}, st.lists(VALUES) | VALUES),
+    st.dictionaries(st.sampled_from(["input", "inputs", "else"]), VALUES),
+    VALUES,
+)
+
+
+@given(BODIES, st.sampled_from([None, 1]), st.booleans())
+def test_json_means_the_same_with_and_without_the_schema(body, indent, as_ascii):
+    data = json.dumps(body, indent=indent, ensure_ascii=as_ascii).encode()
+    schema = schema_of(TensorTask).request
+    assert schema.untyped
+    plain = _plain(data, schema)
+    try:
+        expected = schema.model_validate_json(data).payloads()
+    except ValidationError:
+        assert plain is None
+    else:
+        assert plain is not None
+        assert repr(plain) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b'{"input": [1],}',
+        b'{"input": NaN}',
+        b"{'input': 1}",
+        b'{"input": 1} {}',
+        b'{"input": "\\ud800"}',
+        b'\xff{"input": 1}',
+        b'{"input": ' + 5000 * b"[" + 5000 * b"]" + b"}",
+    ],
+)
+def test_json_that_is_not_plain_is_left_to_the_schema(data):
+    assert _plain(data, schema_of(TensorTask).request) is None
+
+
+def test_of_two_inputs_of_one_name_the_last_one_counts():
+    data, schema = b'{"input": [1], "input": [2]}', schema_of(TensorTask).request
+    assert _plain(data, schema) == schema.model_validate_json(data).payloads() == ([[2]], False)
+
+
+def test_json_of_a_task_that_says_what_its_inputs_are_is_held_against_that():
+    schema = schema_of(ImageClassification).request
+    assert not schema.untyped
+    with pytest.raises(BadRequest, match="input"):
+        Json().parse(b'{"input": 5}', schema, ImageClassification(ImageConfig(), None))

@@ -20,7 +20,7 @@ from batchserve.tasks.image_classification import ImageClassification
 from batchserve.tasks.tensor import TensorTask
 from batchserve.testing import GatedRunner
 from batchserve.web.schema import schema_of
-from tests.web.clients import Client, batcher_of, gate, until
+from tests.web.clients import BOTH_WAYS, Client, batcher_of, gate, until
 
 # One thread: the models are small, and the cores may be busy.
 SERVER = {"torch_threads": 1}
@@ -61,6 +61,7 @@ def number(value: float) -> dict[str, Any]:
 # Which model answers.
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("path", "answer"),
     [
@@ -89,6 +90,7 @@ async def test_the_path_names_the_model(serve, path, answer):
     assert await response.json() == answer
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     "path",
     [
@@ -103,6 +105,7 @@ async def test_a_version_belongs_to_its_model(serve, path):
     assert response.status == 404
 
 
+@BOTH_WAYS
 async def test_models_do_not_share_batches(serve):
     client = await serve(SEVERAL)
     paths = ["/models/numbers/versions/2", "/models/numbers/versions/1", "/models/other"] * 4
@@ -116,6 +119,7 @@ async def test_models_do_not_share_batches(serve):
 # The body.
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("body", "answer"),
     [
@@ -133,6 +137,7 @@ async def test_the_answer_is_of_the_form_that_it_is_documented_in(serve, body, a
     assert parsed.model_dump(exclude_unset=True) == found
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("body", [{"input": picture()}, {"inputs": [picture(), picture()]}])
 async def test_predictions_are_of_the_form_that_they_are_documented_in(serve, body):
     client = await serve(**COLOUR)
@@ -145,6 +150,7 @@ async def test_predictions_are_of_the_form_that_they_are_documented_in(serve, bo
     assert parsed.model_dump(exclude_unset=True) == found
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("query", "labels"),
     [("", "rgb"), ("?top_k=1", "r"), ("?top_k=2", "rg"), ("?top_k=3", "rgb"), ("?top_k=99", "rgb")],
@@ -159,6 +165,7 @@ async def test_the_best_predictions_come_first(serve, query, labels):
     assert scores == sorted(scores, reverse=True)
 
 
+@BOTH_WAYS
 async def test_top_k_holds_for_each_of_a_list(serve):
     client = await serve(**COLOUR)
     body = {"inputs": [picture((0, 0, 255)), picture((0, 255, 0))]}
@@ -167,6 +174,7 @@ async def test_top_k_holds_for_each_of_a_list(serve):
     assert [[prediction["label"] for prediction in output] for output in outputs] == [["b"], ["g"]]
 
 
+@BOTH_WAYS
 async def test_requests_of_one_batch_keep_their_own_parameters(serve):
     # Only a batch of three, or ten seconds, would end their wait together.
     batching = {"max_batch_size": 3, "max_wait_ms": 10_000, "policy": "fixed"}
@@ -181,6 +189,7 @@ async def test_requests_of_one_batch_keep_their_own_parameters(serve):
 # The headers.
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     "request_id", ["7", "abc-123", "7e1f:0/1.2_3~", "!" * 128, '"quoted";<b>\\', "a=b,c"]
 )
@@ -191,6 +200,7 @@ async def test_a_sane_request_id_comes_back(serve, request_id):
         assert response.headers.getall("X-Request-Id") == [request_id]
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("request_id", ["", "two words", "a\tb", "a" * 129, "é", "日本"], ids=ascii)
 async def test_another_request_id_is_replaced(serve, request_id):
     client = await serve(**DOUBLE)
@@ -201,6 +211,7 @@ async def test_another_request_id_is_replaced(serve, request_id):
     assert re.fullmatch("[0-9a-f]{32}", made)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("newline", [b"\r\n ", b"\n ", b"\r\n\t", b"\r\nX-Forged: 1", b"\r"])
 async def test_a_newline_in_a_request_id_does_not_come_back(serve, newline):
     client = await serve(**DOUBLE)
@@ -220,12 +231,14 @@ async def test_a_newline_in_a_request_id_does_not_come_back(serve, newline):
     assert names.count(b"x-request-id") <= 1
 
 
+@BOTH_WAYS
 async def test_made_request_ids_differ(serve):
     client = await serve(**DOUBLE)
     responses = [await client.post("/predict", **number(i)) for i in range(20)]
     assert len({response.headers["X-Request-Id"] for response in responses}) == 20
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/models", "/livez", "/readyz", "/metrics", "/openapi.json", "/none"]
 )
@@ -235,6 +248,7 @@ async def test_every_answer_has_a_request_id(serve, path):
     assert response.headers["X-Request-Id"] == "mine"
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("model", "body"),
     [
@@ -251,6 +265,7 @@ async def test_server_timing_tells_the_three_stages(serve, model, body):
     assert all(float(milliseconds) >= 0 for milliseconds in timing.groups())
 
 
+@BOTH_WAYS
 async def test_server_timing_tells_the_time_in_the_queue(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1})
     runner, batcher = gate(client), batcher_of(client)
@@ -272,6 +287,7 @@ async def test_server_timing_tells_the_time_in_the_queue(serve):
     assert stages == [("0.000", "1500.000"), ("1500.000", "2000.000")]
 
 
+@BOTH_WAYS
 async def test_an_error_has_no_batch_size(serve):
     client = await serve(**DOUBLE)
     response = await client.post("/predict", json={"input": "text"})
@@ -280,6 +296,7 @@ async def test_an_error_has_no_batch_size(serve):
     assert "Server-Timing" not in response.headers
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("milliseconds", ["20000", "20000.5", "2e4", " 20000 "])
 async def test_a_client_may_set_its_time(serve, milliseconds):
     client = await serve(**DOUBLE)
@@ -302,6 +319,7 @@ async def closed(client: Client) -> dict[str, float]:
     }
 
 
+@BOTH_WAYS
 async def test_alone_a_request_is_a_batch_of_one_that_waits_for_nobody(serve):
     # An hour: waiting for company would be noticed.
     client = await serve(**DOUBLE, batching={"max_batch_size": 8, "max_wait_ms": 20_000})
@@ -312,12 +330,14 @@ async def test_alone_a_request_is_a_batch_of_one_that_waits_for_nobody(serve):
     assert await closed(client) == {"idle": 3.0}
 
 
+@BOTH_WAYS
 async def test_a_list_travels_in_one_batch(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 8})
     response = await client.post("/predict", json={"inputs": [[i] for i in range(5)]})
     assert response.headers["X-Batch-Size"] == "5"
 
 
+@BOTH_WAYS
 async def test_a_list_longer_than_a_batch_travels_in_several(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 4, "max_wait_ms": 20_000})
     response = await client.post("/predict", json={"inputs": [[i] for i in range(10)]})
@@ -327,6 +347,7 @@ async def test_a_list_longer_than_a_batch_travels_in_several(serve):
     assert await closed(client) == {"full": 2.0, "idle": 1.0}
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("words", [("interactive", "bulk"), ("1", "3"), ("Interactive", "0")])
 async def test_who_states_a_higher_priority_passes(serve, words):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1})
@@ -346,6 +367,7 @@ async def test_who_states_a_higher_priority_passes(serve, words):
     assert [batch[0].item() for batch in runner.batches] == [0.0, 3.0, 1.0, 2.0]
 
 
+@BOTH_WAYS
 async def test_a_priority_that_means_nothing_is_refused_with_those_there_are(serve):
     client = await serve(**DOUBLE)
     response = await client.post("/predict", headers={"X-Priority": "urgent"}, **number(1))
@@ -355,6 +377,7 @@ async def test_a_priority_that_means_nothing_is_refused_with_those_there_are(ser
     assert "'urgent' is none of interactive, normal, bulk" in body["error"]
 
 
+@BOTH_WAYS
 async def test_who_comes_while_the_model_is_busy_shares_the_next_batch(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 8})
     runner, batcher = gate(client), batcher_of(client)
@@ -372,6 +395,7 @@ async def test_who_comes_while_the_model_is_busy_shares_the_next_batch(serve):
     ]
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("policy", ["adaptive", "fixed"])
 @pytest.mark.parametrize("shape", [None, [2]], ids=["not warmed up", "warmed up"])
 async def test_many_clients_share_batches_and_each_gets_its_own_row(serve, policy, shape):
@@ -387,6 +411,7 @@ async def test_many_clients_share_batches_and_each_gets_its_own_row(serve, polic
     assert max(sizes) > 1
 
 
+@BOTH_WAYS
 async def test_many_clients_on_the_loops_own_thread(serve, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(warmup, "TRIALS", 1)
@@ -401,6 +426,7 @@ async def test_many_clients_on_the_loops_own_thread(serve, monkeypatch):
     assert max(int(response.headers["X-Batch-Size"]) for response in responses) > 1
 
 
+@BOTH_WAYS
 async def test_many_images_share_batches_and_each_gets_its_own_answer(serve):
     client = await serve(**COLOUR, batching={"max_batch_size": 8, "max_wait_ms": 50})
     colours = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255)}
@@ -412,6 +438,7 @@ async def test_many_images_share_batches_and_each_gets_its_own_answer(serve):
     assert "".join(answer["output"][0]["label"] for answer in answers) == wanted
 
 
+@BOTH_WAYS
 async def test_shapes_do_not_share_batches(serve):
     batching = {"max_batch_size": 4, "max_wait_ms": 10_000, "policy": "fixed"}
     client = await serve(**DOUBLE, batching=batching)
@@ -446,6 +473,7 @@ def submitted(monkeypatch) -> Callable[[Batcher], list[Item]]:
     return watch
 
 
+@BOTH_WAYS
 async def test_a_client_that_hangs_up_takes_its_waiting_items_with_it(serve, submitted):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1})
     runner, items = gate(client), submitted(batcher_of(client))
@@ -477,6 +505,7 @@ async def check_that_there_is_a_place(client: Client, runner: GatedRunner, monke
     assert [batch[0].tolist() for batch in runner.batches] == [[1.0], [3.0]]
 
 
+@BOTH_WAYS
 async def test_a_client_that_hangs_up_gives_its_place_in_the_queue_to_the_next(
     serve, submitted, monkeypatch
 ):
@@ -492,6 +521,7 @@ async def test_a_client_that_hangs_up_gives_its_place_in_the_queue_to_the_next(
     assert (await first).status == 200
 
 
+@BOTH_WAYS
 async def test_a_client_whose_time_is_over_gives_its_place_in_the_queue_to_the_next(
     serve, monkeypatch
 ):
@@ -505,6 +535,7 @@ async def test_a_client_whose_time_is_over_gives_its_place_in_the_queue_to_the_n
     assert (await first).status == 200
 
 
+@BOTH_WAYS
 async def test_a_client_that_hangs_up_during_its_forward_pass_harms_nobody(serve, submitted):
     # Only a batch of two, or an hour, would end their wait together.
     batching = {"max_batch_size": 2, "max_wait_ms": 20_000, "policy": "fixed"}
@@ -521,6 +552,7 @@ async def test_a_client_that_hangs_up_during_its_forward_pass_harms_nobody(serve
     assert (await staying.json())["output"] == items[1].tensor.tolist()
 
 
+@BOTH_WAYS
 async def test_nobody_waits_for_a_client_that_leaves_in_the_middle_of_its_body(serve):
     batching = {"max_batch_size": 8, "max_wait_ms": 20_000}
     client = await serve(**DOUBLE, batching=batching)
@@ -541,6 +573,7 @@ async def test_nobody_waits_for_a_client_that_leaves_in_the_middle_of_its_body(s
     assert not batcher._arriving
 
 
+@BOTH_WAYS
 async def test_a_slow_body_is_waited_for(serve):
     batching = {"max_batch_size": 8, "max_wait_ms": 20_000}
     client = await serve(**DOUBLE, batching=batching)

@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
             if is_new:
                 self._begin()
             self._read(at_once=is_new)
-        if self._is_paused != (len(self._buffer) > MOST_AHEAD):
+        if self._is_paused != (len(self._buffer) > MOST_AHEAD and not self._is_reading):
             self._pause_or_resume()
 
     def _begin(self) -> None:
