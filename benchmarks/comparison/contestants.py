@@ -8,17 +8,19 @@ from typing import Any, Protocol
 
 import orjson
 import requests
+
 from comparison.environments import NotInstalled, python_of
 from comparison.processes import Started, free_port
 from comparison.samples import Reference
 from comparison.servers import Job, Server
 from comparison.usage import Share, cpu_by_process, memory_mb, shares
-from comparison.wrk import run_wrk
+from comparison.wrk import Load, run_wrk
 
-START_S = 180
+START_S = 120
 POLL_S = 0.2
 ANSWER_S = 60
-WARM_CLIENTS, WARM_S = 16, 2
+# Java compiles for as long.
+WARM_CLIENTS, WARM_S = 16, 5
 
 
 class Failed(Exception):
@@ -130,10 +132,21 @@ class Running:
     def _url(self) -> str:
         return self._job.base + self._server.path
 
-    def _load(self, clients: int, seconds: float) -> Any:
+    def _load(self, clients: int, seconds: float) -> Load:
         return run_wrk(self._url, self._body, self._server.content_type, clients, seconds)
 
     def visit(self, clients: int, turn: int, seconds: float) -> Visit:
+        """Measure.
+
+        Raises:
+            Failed: it is not there any more.
+        """
+        try:
+            return self._measured(clients, turn, seconds)
+        except (subprocess.CalledProcessError, requests.RequestException) as error:
+            raise Failed(f"{error}\n{self._started.last_lines()}") from None
+
+    def _measured(self, clients: int, turn: int, seconds: float) -> Visit:
         pid = self._started.process.pid
         count, cpu = self._server.count(self._job), cpu_by_process(pid)
         load = self._load(clients, seconds)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 import orjson
+
 from comparison.contestants import Visit
 from comparison.samples import Reference
 from comparison.servers.base import CORES, HERE

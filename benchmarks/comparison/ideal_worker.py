@@ -11,8 +11,9 @@ from time import perf_counter
 
 import orjson
 import torch
-from comparison.workloads import WORKLOADS, Workload
 from torch import nn
+
+from comparison.workloads import WORKLOADS, Workload
 
 
 def main() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
-from comparison.workloads import WORKLOADS, Workload
 from PIL import Image
+
+from comparison.workloads import WORKLOADS, Workload
 
 # Between neighbours in a batch, sums are rounded differently.
 NUMBERS_TOLERANCE = 1e-4

@@ -4,6 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
+
 from comparison.processes import family_of
 
 # Who has left while it was looked at, and what the kernel does not tell.

@@ -4,9 +4,10 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
+
 from comparison import passes, workloads
 from comparison.passes import Count
 
@@ -51,6 +52,7 @@ class Server(ABC):
         package: whose version is told with the results.
         processes: that run the model; each gets its share of the cores as torch's threads.
         workloads: what it can be given.
+        kind: ours, a peer, or a yardstick that serves no model.
         tuned: whether the model may answer a little differently.
         checked: whether its answers are the model's.
     """
@@ -59,6 +61,7 @@ class Server(ABC):
     title: str
     package: str
     peer: str | None = None
+    kind: Literal["ours", "peer", "yardstick"] = "peer"
     processes = 1
     workloads: tuple[str, ...] = ALL
     tuned = False

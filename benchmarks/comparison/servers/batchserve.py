@@ -4,9 +4,10 @@ from typing import Any
 
 import requests
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
 from comparison.passes import Count
 from comparison.servers.base import Job, Server
-from prometheus_client.parser import text_string_to_metric_families
 
 # What `batchserve tune` recommends for `image` on the machine that is measured.
 TUNED: dict[str, Any] = {"compile": True}
@@ -27,6 +28,7 @@ class Batchserve(Server):
     """
 
     package = "batchserve"
+    kind = "ours"
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import orjson
+
 from comparison.servers.base import Batching, Job, Server
 
 

@@ -10,6 +10,7 @@ class Bare(Server):
     """An aiohttp handler without a model, which answers as long an answer."""
 
     package = "aiohttp"
+    kind = "yardstick"
     checked = False
 
     def __init__(self, name: str, title: str, processes: int) -> None:

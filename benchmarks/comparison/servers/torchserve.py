@@ -3,6 +3,7 @@
 import subprocess
 
 import yaml
+
 from comparison.processes import free_port
 from comparison.servers.base import HERE, Batching, Job, Server
 
@@ -75,7 +76,9 @@ class TorchServe(Server):
 
     def command(self, job: Job) -> list[str]:
         files = {"--ts-config": "config.properties", "--log-config": "log4j2.xml"}
-        named = [part for option, name in files.items() for part in (option, str(job.folder / name))]
+        named = [
+            part for option, name in files.items() for part in (option, str(job.folder / name))
+        ]
         store = ["--model-store", str(job.folder / "store"), "--models", "model.mar"]
         start = [str(job.python.parent / "torchserve"), "--start", "--foreground"]
         return [*start, "--disable-token-auth", "--no-config-snapshots", *named, *store]

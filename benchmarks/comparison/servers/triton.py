@@ -1,11 +1,11 @@
 """Triton's server, from the wheel of PyTriton, with its Python backend."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import orjson
+
 from comparison.servers.base import HERE, Batching, Job, Server
 
 CONFIG = """\
@@ -16,6 +16,12 @@ input [ {{ name: "INPUT" data_type: {kind} dims: [ {inputs} ] }} ]
 output [ {{ name: "OUTPUT" data_type: {kind} dims: [ {outputs} ] }} ]
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 dynamic_batching {{ max_queue_delay_microseconds: {wait_us} }}
+"""
+# The stub finds the environment by its PATH, and does not look at PYTHONPATH.
+MODEL = """\
+import sys
+sys.path.insert(0, {folder!r})
+from comparison.services.triton import TritonPythonModel
 """
 SHAPES = {"tiny": (10, 10), "mlp": (784, 10), "image": (1, 1)}
 
@@ -33,7 +39,7 @@ class Triton(Server):
     def prepare(self, job: Job) -> None:
         version = job.folder / "models" / "model" / "1"
         version.mkdir(parents=True)
-        shutil.copy(HERE / "comparison/services/triton.py", version / "model.py")
+        (version / "model.py").write_text(MODEL.format(folder=str(HERE)), encoding="utf-8")
         batching, (inputs, outputs) = self.batching(job.workload), SHAPES[job.workload]
         config = CONFIG.format(
             size=batching.size,
@@ -43,27 +49,25 @@ class Triton(Server):
             wait_us=1000 * batching.wait_ms,
         )
         (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
-        stub = next(self._home(job).glob(f"python_backend_stubs/{_python_version(job)}/*_stub"))
-        shutil.copy(stub, version.parent)
+        # The backend looks for a Python of the right version beside itself, and nowhere else.
+        home = self._home(job)
+        backend = shutil.copytree(home / "backends/python", job.folder / "backends/python")
+        stub = f"python_backend_stubs/{_python_version(job)}/triton_python_backend_stub"
+        shutil.copy(home / stub, backend)
 
     def _home(self, job: Job) -> Path:
         (found,) = job.python.parents[1].glob("lib/*/site-packages/pytriton/tritonserver")
         return found
 
     def environment(self, job: Job) -> dict[str, str]:
-        variables = super().environment(job)
-        site = self._home(job).parents[1]
-        # The stub is no `python` and knows nothing of environments.
-        paths = (variables["PYTHONPATH"], str(site), (site / "behind.pth").read_text().strip())
-        variables["PYTHONPATH"] = os.pathsep.join(paths)
-        variables["LD_LIBRARY_PATH"] = str(self._home(job) / "external_libs")
-        return variables
+        # The stub was moved away from the libraries that it was linked beside.
+        libraries = self._home(job).parents[1] / "nvidia_pytriton.libs"
+        return {**super().environment(job), "LD_LIBRARY_PATH": str(libraries)}
 
     def command(self, job: Job) -> list[str]:
-        home = self._home(job)
         options = {
             "model-repository": job.folder / "models",
-            "backend-directory": home / "backends",
+            "backend-directory": job.folder / "backends",
             "http-address": "127.0.0.1",
             "http-port": job.port,
             "allow-grpc": "false",
@@ -71,7 +75,7 @@ class Triton(Server):
             "log-verbose": 0,
             "log-info": "false",
         }
-        binary = str(home / "bin" / "tritonserver")
+        binary = str(self._home(job) / "bin" / "tritonserver")
         return [binary, *(f"--{option}={value}" for option, value in options.items())]
 
     def body(self, workload: str, payload: Any) -> bytes:

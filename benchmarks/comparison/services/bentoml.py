@@ -5,6 +5,7 @@ from typing import Any
 
 import bentoml
 import numpy as np
+
 from comparison.workloads import BATCH_SIZE, WAIT_MS, WORKLOAD, service
 
 # Numbers as an array: pydantic would check each number of a list.

@@ -1,7 +1,8 @@
 """The tutorials' way: a forward pass per request, in a Flask view."""
 
-from comparison.workloads import service
 from flask import Flask, Response, jsonify, request
+
+from comparison.workloads import service
 
 app = Flask(__name__)
 answer = service()

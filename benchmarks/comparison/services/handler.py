@@ -2,6 +2,7 @@
 
 import orjson
 from aiohttp import web
+
 from comparison.workloads import service
 
 MEBIBYTE = 1024 * 1024

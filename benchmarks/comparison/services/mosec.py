@@ -4,8 +4,9 @@ import os
 from typing import Any
 
 import msgspec
-from comparison.workloads import BATCH_SIZE, WAIT_MS, WORKLOAD, service
 from mosec import Server, Worker
+
+from comparison.workloads import BATCH_SIZE, WAIT_MS, WORKLOAD, service
 
 
 class Numbers(msgspec.Struct):

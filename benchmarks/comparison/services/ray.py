@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 import ray
-from comparison.workloads import BATCH_SIZE, PORT, WAIT_MS, service
 from ray import serve
 from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 from starlette.responses import Response
+
+from comparison.workloads import BATCH_SIZE, PORT, WAIT_MS, service
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=1024)

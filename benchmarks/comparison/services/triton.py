@@ -7,6 +7,7 @@ import numpy as np
 import orjson
 import torch
 import triton_python_backend_utils as triton
+
 from comparison.workloads import WORKLOAD, service
 
 
