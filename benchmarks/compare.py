@@ -79,7 +79,7 @@ def _publish(options: argparse.Namespace) -> None:
         console.print(f"written: {path}")
 
 
-def _quick(options: argparse.Namespace) -> None:
+def _quick(_: argparse.Namespace) -> None:
     clients = {workload: [QUICK_CLIENTS] for workload in CLIENTS}
     results = _measured(Plan(QUICK, clients, QUICK_ROUNDS, QUICK_SECONDS), None)
     header = [f"{QUICK_CLIENTS} clients", *(f"{name}/s" for name in QUICK)]

@@ -1,4 +1,6 @@
-"""A process of the ideal: python -m comparison.ideal_worker WORKLOAD THREADS
+"""A process of the ideal.
+
+    python -m comparison.ideal_worker WORKLOAD THREADS
 
 The first line of its input is a request's body. Each further line asks for a measurement, as in
 `{"size": 8, "seconds": 1}`, and is answered with what a batch cost.
@@ -33,7 +35,7 @@ def measure(
     """Decode and run batches for a while; return the mean seconds of both, for one batch."""
     start_s = perf_counter()
     decode_s = forward_s = 0.0
-    for done in count(1):
+    for done in count(1):  # noqa: B007 - it is used behind the loop
         before_s = perf_counter()
         # One by one: a pool would hide what decoding costs.
         items = [workload.collate([orjson.loads(body)["input"]]) for _ in range(size)]

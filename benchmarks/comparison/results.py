@@ -21,6 +21,18 @@ FOLDER = Path(__file__).parents[1] / "results"
 GIBIBYTE = 2**30
 
 
+def _machine() -> dict[str, str]:
+    return {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / GIBIBYTE:.0f} GiB",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
 @dataclass
 class Results:
     """One run of the comparison.
@@ -39,7 +51,7 @@ class Results:
     rounds: int
     seconds: float
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="minutes"))
-    machine: dict[str, str] = field(default_factory=lambda: machine())
+    machine: dict[str, str] = field(default_factory=_machine)
     versions: dict[str, str] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -66,18 +78,6 @@ def read(path: Path) -> Results:
         for visit in found.pop("visits")
     ]
     return Results(**found, visits=visits)
-
-
-def machine() -> dict[str, str]:
-    return {
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
-        "memory": f"{psutil.virtual_memory().total / GIBIBYTE:.0f} GiB",
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-    }
 
 
 def _processor() -> str:

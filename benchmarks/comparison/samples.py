@@ -60,7 +60,7 @@ class Reference:
             scores = rows.softmax(dim=-1)
             if len(output) != len(self.outputs[place]):
                 raise ValueError("wrong number of labels")
-            return max(abs(one["score"] - float(scores[one["index"]])) for one in output)
+            return float(max(abs(one["score"] - float(scores[one["index"]])) for one in output))
         except (TypeError, KeyError, RuntimeError, IndexError) as error:
             raise ValueError(f"{str(output)[:200]}: {error}") from error
 

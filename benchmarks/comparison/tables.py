@@ -12,7 +12,7 @@ from comparison.servers import SERVERS
 OURS = "batchserve"
 # What the README shows: a workload, and a number of clients.
 SHOWN = (("tiny", 16), ("tiny", 256), ("mlp", 16), ("mlp", 256), ("image", 8))
-NOTHING = "–"
+NOTHING = "-"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -39,19 +39,21 @@ def put(text: str, marker: str, content: str) -> str:
 def summary(results: Results) -> str:
     """Return requests/s of everybody, and how ours compare, where the README looks."""
     visits = results.visits
-    shown = [place for place in SHOWN if figures.of(visits, *place, OURS)]
+    measured = {(visit.workload, visit.clients) for visit in visits}
+    shown = [place for place in SHOWN if place in measured]
     header = ["requests/s", *(f"{workload}, {clients} clients" for workload, clients in shown)]
     rows = [
         [title(name, results), *(_rate(figures.of(visits, *place, name)) for place in shown)]
         for name in present(results)
     ]
-    compared = {
-        f"**{OURS} ÷ best peer**": lambda place: figures.best(visits, *place, peers()),
-        f"**{OURS} ÷ ideal**": lambda _: IDEAL,
-        f"**{OURS} ÷ bare handler**": lambda _: "bare",
+    others: dict[str, list[str | None]] = {
+        "best peer": [figures.best(visits, *place, servers=peers()) for place in shown],
+        "ideal": [IDEAL for _ in shown],
+        "bare handler": ["bare" for _ in shown],
     }
-    for label, other in compared.items():
-        rows.append([label, *(_ratio(visits, place, other(place)) for place in shown)])
+    for label, names in others.items():
+        ratios = [_ratio(visits, *of_one) for of_one in zip(shown, names, strict=True)]
+        rows.append([f"**{OURS} ÷ {label}**", *ratios])
     return table(header, rows)
 
 

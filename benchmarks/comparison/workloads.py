@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def mlp() -> nn.Module:
     torch.manual_seed(SEED)
     widths = (784, 2048, 2048, 10)
     layers: list[nn.Module] = []
-    for width, following in zip(widths, widths[1:], strict=False):
+    for width, following in pairwise(widths):
         layers += [nn.Linear(width, following), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).eval()
 
@@ -55,7 +56,7 @@ def image() -> nn.Module:
     from torchvision.models import resnet18  # noqa: PLC0415 - the other models do without
 
     torch.manual_seed(SEED)
-    model: nn.Module = resnet18(weights=None)
+    model: Any = resnet18(weights=None)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # the plain mean
@@ -63,7 +64,8 @@ def image() -> nn.Module:
     with torch.no_grad():
         model(noise)
         model.fc.weight.mul_(3)
-    return model.eval()
+    ready: nn.Module = model.eval()
+    return ready
 
 
 def numbers_in(payloads: Sequence[Any]) -> Tensor:
@@ -83,7 +85,8 @@ def pixels_of(payload: str) -> Tensor:
     scales = [side / resized for side, resized in zip(photo.size, sides, strict=True)]
     corner = [round((side - CROP) / 2) * scale for side, scale in zip(sides, scales, strict=True)]
     opposite = [at + CROP * scale for at, scale in zip(corner, scales, strict=True)]
-    square = photo.resize((CROP, CROP), Image.Resampling.BILINEAR, box=(*corner, *opposite))
+    box = (corner[0], corner[1], opposite[0], opposite[1])
+    square = photo.resize((CROP, CROP), Image.Resampling.BILINEAR, box=box)
     pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float()
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     return pixels.div_(255).sub_(mean).div_(std)
@@ -102,8 +105,11 @@ def images_in(payloads: Sequence[Any]) -> Tensor:
 def labels_out(rows: Tensor) -> list[Any]:
     best = rows.float().softmax(dim=-1).topk(TOP_K)
     return [
-        [{"label": str(index), "index": index, "score": score} for index, score in zip(*pair)]
-        for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        [
+            {"label": str(index), "index": index, "score": score}
+            for index, score in zip(indices, scores, strict=True)
+        ]
+        for indices, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 
@@ -163,11 +169,12 @@ def _tune(model: nn.Module) -> nn.Module:
     from torch._inductor import config  # noqa: PLC0415 - it takes seconds
 
     config.freezing = True
-    compiled: nn.Module = torch.compile(model.to(memory_format=torch.channels_last), dynamic=False)
+    compiled: Any = torch.compile(model.to(memory_format=torch.channels_last), dynamic=False)
     with torch.inference_mode():
         for size in _tuned_sizes():
             compiled(_padded(torch.zeros(size, 3, CROP, CROP)))
-    return compiled
+    tuned: nn.Module = compiled
+    return tuned
 
 
 def _tuned_sizes() -> list[int]:

@@ -73,7 +73,7 @@ class Server(ABC):
     def command(self, job: Job) -> list[str]:
         """Return the command, which stays in the foreground."""
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Job) -> None:  # noqa: B027 - most have nothing to write
         """Write what the command reads, into the job's folder."""
 
     def batching(self, workload: str) -> Batching | None:
@@ -123,7 +123,9 @@ class Server(ABC):
 def gunicorn(job: Job, application: str, *options: str) -> list[str]:
     """Return Gunicorn's command. Its access log is off unless it is asked for."""
     bind = f"127.0.0.1:{job.port}"
-    return [str(job.python), "-m", "gunicorn", "--bind", bind, *options, application]
+    # The control socket would be one for all of them.
+    quiet = ("--no-control-socket", *options)
+    return [str(job.python), "-m", "gunicorn", "--bind", bind, *quiet, application]
 
 
 def module(job: Job, name: str) -> list[str]:

@@ -42,4 +42,5 @@ if __name__ == "__main__":
         http_options={"host": "127.0.0.1", "port": int(os.environ[PORT])},
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
     )
-    serve.run(Predictor.bind(), route_prefix="/predict", blocking=True)
+    application: Any = Predictor
+    serve.run(application.bind(), route_prefix="/predict", blocking=True)
