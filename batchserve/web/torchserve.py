@@ -49,9 +49,9 @@ def as_handlers_do(task: Task, output: Any) -> Any:
     """Return an output as TorchServe's own handler for this kind of task gives it.
 
     `image_classifier` answers scores by label, best first. Of classes that share a label, the best
-    is kept.
+    is kept. A task that answers in a form of its own keeps it.
     """
-    if not isinstance(task, ImageClassification):
+    if task.Output != ImageClassification.Output:
         return output
     scores: dict[str, float] = {}
     for prediction in output:
