@@ -19,8 +19,7 @@ from comparison.wrk import Load, run_wrk
 START_S = 120
 POLL_S = 0.2
 ANSWER_S = 60
-# Java compiles for as long.
-WARM_CLIENTS, WARM_S = 16, 5
+WARM_CLIENTS = 16
 
 
 class Failed(Exception):
@@ -92,7 +91,7 @@ class Running:
             if self._server.checked:
                 self._check(reference)
             self._body.write_bytes(self._server.body(self._job.workload, reference.payloads[0]))
-            self._load(WARM_CLIENTS, WARM_S)
+            self._load(WARM_CLIENTS, self._server.warm_s)
         except (Failed, requests.RequestException, ValueError) as error:
             raise Failed(f"{error}\n{self._started.last_lines()}") from None
 

@@ -15,6 +15,9 @@ def publish(results: Results, folder: Path) -> list[Path]:
 
     Returns:
         the files that were written.
+
+    Raises:
+        ValueError: the folder is not within the repository, where the documents could show it.
     """
     workloads = sorted({visit.workload for visit in results.visits})
     pictures = [folder / f"{workload}.svg" for workload in workloads]
@@ -23,8 +26,10 @@ def publish(results: Results, folder: Path) -> list[Path]:
     _put(ROOT / "README.md", "speed", f"{tables.summary(results)}\n\n{circumstances(results)}")
     _put(DETAILS, "circumstances", circumstances(results))
     _put(DETAILS, "absent", tables.absent(results))
-    for workload in workloads:
-        _put(DETAILS, workload, tables.details(results, workload))
+    for workload, picture in zip(workloads, pictures, strict=True):
+        shown = Path("..") / picture.resolve().relative_to(ROOT)
+        image = f"![{workload}: latency against requests/s]({shown})"
+        _put(DETAILS, workload, f"{image}\n\n{tables.details(results, workload)}")
     return [*pictures, ROOT / "README.md", DETAILS]
 
 

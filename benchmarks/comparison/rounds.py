@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import orjson
 
@@ -19,6 +19,7 @@ from comparison.results import Results
 from comparison.samples import Reference
 from comparison.servers import SERVERS
 
+T = TypeVar("T")
 IDEAL = "ideal"
 CLIENTS = {"tiny": (1, 16, 64, 256), "mlp": (1, 16, 64, 256), "image": (1, 8, 32)}
 
@@ -95,7 +96,7 @@ def _round(turn: Turn, present: list[Contestant], results: Results, report: Repo
             results.visits.append(visit)
 
 
-def rotated(present: list[Contestant], turn: int) -> list[Contestant]:
+def rotated(present: list[T], turn: int) -> list[T]:
     """Return who comes when: nobody always after the same one at the same place."""
     first = turn % len(present) if present else 0
     return [*present[first:], *present[:first]]

@@ -55,6 +55,7 @@ class Server(ABC):
         kind: ours, a peer, or a yardstick that serves no model.
         tuned: whether the model may answer a little differently.
         checked: whether its answers are the model's.
+        warm_s: how long it is loaded before it is measured.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Server(ABC):
     workloads: tuple[str, ...] = ALL
     tuned = False
     checked = True
+    warm_s = 2
     path = "/predict"
     content_type = "application/json"
 

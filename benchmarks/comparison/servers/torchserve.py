@@ -34,6 +34,7 @@ class TorchServe(Server):
     package = peer = "torchserve"
     path = "/predictions/model"
     content_type = "application/octet-stream"
+    warm_s = 8  # Java compiles as it goes
 
     def batching(self, workload: str) -> Batching:
         return Batching(16, 1) if workload == "image" else Batching(64, 1)
