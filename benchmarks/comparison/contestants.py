@@ -16,9 +16,10 @@ from comparison.servers import Job, Server
 from comparison.usage import Share, cpu_by_process, memory_mb, shares
 from comparison.wrk import Load, run_wrk
 
-START_S = 120
+# Compiling takes minutes.
+START_S = 600
 POLL_S = 0.2
-ANSWER_S = 60
+ANSWER_S = 120
 WARM_CLIENTS = 16
 
 

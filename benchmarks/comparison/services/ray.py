@@ -13,8 +13,10 @@ from starlette.responses import Response
 
 from comparison.workloads import BATCH_SIZE, PORT, WAIT_MS, service
 
+QUIET = LoggingConfig(enable_access_log=False, log_level="WARNING")
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=1024)
+
+@serve.deployment(num_replicas=1, max_ongoing_requests=1024, logging_config=QUIET)
 class Predictor:
     def __init__(self) -> None:
         self._service = service()
@@ -40,7 +42,7 @@ if __name__ == "__main__":
     )
     serve.start(
         http_options={"host": "127.0.0.1", "port": int(os.environ[PORT])},
-        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+        logging_config=QUIET,
     )
     application: Any = Predictor
     serve.run(application.bind(), route_prefix="/predict", blocking=True)
