@@ -9,6 +9,7 @@ from typing import Any, Literal
 import orjson
 
 from comparison import passes, workloads
+from comparison.environments import CACHE
 from comparison.passes import Count
 
 HERE = Path(__file__).parents[2]
@@ -97,6 +98,8 @@ class Server(ABC):
         }
         if self.tuned:
             variables[workloads.TUNED] = "1"
+            # What was compiled once is there at the next start.
+            variables["TORCHINDUCTOR_CACHE_DIR"] = str(CACHE / "inductor")
         if batching := self.batching(job.workload):
             variables[workloads.BATCH_SIZE] = str(batching.size)
             variables[workloads.WAIT_MS] = str(batching.wait_ms)
