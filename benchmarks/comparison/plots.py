@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from comparison import figures
 from comparison.results import Results
@@ -13,6 +14,7 @@ from comparison.tables import present, title
 
 # The same results make the same file.
 mpl.rcParams.update({"svg.hashsalt": "batchserve", "svg.fonttype": "none"})
+COLORS = mpl.color_sequences["tab20"]
 WIDTHS = {"ours": 2.5, "peer": 1.2, "yardstick": 1.0}
 STYLES = {"ours": "-", "peer": "-", "yardstick": ":"}
 
@@ -23,7 +25,7 @@ def plot(results: Results, workload: str, path: Path) -> None:
     axes = figure.add_subplot()
     names = [name for name in present(results) if name in SERVERS]
     for place, name in enumerate(names):
-        _line(axes, results, workload, name, f"C{place % 10}")
+        _line(axes, results, workload, name, COLORS[place % len(COLORS)])
     axes.set(xscale="log", yscale="log", xlabel="requests/s", ylabel="p50, ms")
     axes.set_title(f"{workload}: each point is a number of clients")
     axes.grid(visible=True, which="both", alpha=0.2)
@@ -31,7 +33,7 @@ def plot(results: Results, workload: str, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def _line(axes: Axes, results: Results, workload: str, name: str, color: str) -> None:
+def _line(axes: Axes, results: Results, workload: str, name: str, color: ColorType) -> None:
     numbers = sorted({visit.clients for visit in results.visits if visit.workload == workload})
     points = [
         (clients, figures.figures(found))
