@@ -29,6 +29,7 @@ from batchserve.model_stats import ModelStats
 from batchserve.permission import permitted
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.repository.follower import Follower, Identity
+from batchserve.shadow import Shadow
 from batchserve.stores import open_store
 from batchserve.trace import Trace
 from batchserve.web import (
@@ -56,6 +57,7 @@ from batchserve.web.keys import (
     MODEL_STATS,
     POOL,
     REPOSITORY,
+    SHADOW,
     TRACE,
     TRAFFIC,
 )
@@ -117,6 +119,9 @@ ROUTES = [
     web.delete("/admin/models/{name}/versions/{version}", admin.unload_version),
     web.put("/admin/models/{name}/current", admin.set_current),
     web.post("/admin/models/{name}/rollback", admin.roll_back),
+    web.put("/admin/models/{name}/candidate", admin.set_candidate),
+    web.delete("/admin/models/{name}/candidate", admin.clear_candidate),
+    web.post("/admin/models/{name}/promote", admin.promote),
     web.get("/livez", health.live),
     web.get("/readyz", health.ready),
     web.get("/healthz", health.ready),
@@ -210,6 +215,7 @@ async def build_app(config: Config) -> web.Application:
     app[TRACE] = trace
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
+    app[SHADOW] = Shadow(repository, app[POOL], metrics, config.server.default_timeout_ms / 1000)
     if follower is not None:
         app[FOLLOWER] = follower
         app[ADMINISTRATION] = Administration(config, follower)
@@ -297,6 +303,7 @@ async def _models(app: web.Application) -> AsyncIterator[None]:
 async def _drain(app: web.Application) -> None:
     # aiohttp has closed the listening sockets and now waits for the handlers.
     app[REPOSITORY].drain()
+    await app[SHADOW].close()
 
 
 async def _sample_gauges(app: web.Application) -> None:

@@ -28,6 +28,8 @@ class Answer:
     Of several inputs, the figures are those of the one that took longest in each stage.
 
     Attributes:
+        model: who answered.
+        rows: of the model, on the CPU, one for each input.
         outputs: one for each input, in the order of the inputs.
         batch_size: items that shared the forward pass.
         batch_reason: why the batch was closed when it was; of several batches, the last one.
@@ -36,6 +38,8 @@ class Answer:
         is_small: the outputs are few numbers, and cost the event loop little.
     """
 
+    model: ModelVersion
+    rows: Sequence[Any]
     outputs: list[Any]
     batch_size: int
     batch_reason: CloseReason
@@ -90,7 +94,7 @@ async def infer(
     else:
         outputs = await pool.encode(_encode, encode, rows)
     encode_s = perf_counter() - started_s
-    return _answer(outputs, items, decode_s, encode_s, is_small=is_small)
+    return _answer(model, rows, outputs, items, decode_s, encode_s, is_small=is_small)
 
 
 async def _decode_in_pool(task: Task, payloads: Sequence[Any], pool: CodecPool) -> list[Any]:
@@ -140,6 +144,8 @@ def _encode(encode: Encode, rows: Sequence[Any]) -> list[Any]:
 
 
 def _answer(
+    model: ModelVersion,
+    rows: Sequence[Any],
     outputs: list[Any],
     items: Sequence[Item],
     decode_s: float,
@@ -150,6 +156,8 @@ def _answer(
     batches = [batch for item in items if (batch := item.batch)]
     waits = [batch.formed_s - item.queued_s for item in items if (batch := item.batch)]
     return Answer(
+        model=model,
+        rows=rows,
         outputs=outputs,
         batch_size=max(map(len, batches)),
         batch_reason=max(batches, key=lambda batch: batch.started_s).reason,

@@ -30,6 +30,7 @@ SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1, 2.5, 10, 30),
 )
+DIFFERENCES = (0, 1e-7, 1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 1, 10, 100)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 MODEL = ("model", "version")
 
@@ -43,13 +44,18 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"batchserve_{name}", text, (*MODEL, *labels), registry=registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"batchserve_{name}", text, MODEL, registry=registry, buckets=buckets)
-
-        def gauge(name: str, text: str, of_all: Literal["livesum", "livemax"]) -> Gauge:
-            return Gauge(
-                f"batchserve_{name}", text, MODEL, registry=registry, multiprocess_mode=of_all
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(
+                f"batchserve_{name}", text, (*MODEL, *labels), registry=registry, buckets=buckets
             )
+
+        def gauge(
+            name: str, text: str, of_all: Literal["livesum", "livemax", "max"], *labels: str
+        ) -> Gauge:
+            return Gauge(
+                f"batchserve_{name}", text, (*MODEL, *labels), registry=registry,
+                multiprocess_mode=of_all,
+            )  # fmt: skip
 
         self.requests = counter("requests_total", "Requests answered, by HTTP status.", "code")
         self.request_seconds = histogram(
@@ -96,6 +102,34 @@ class Metrics:
             "reason",
         )
 
+        self.fallbacks = counter(
+            "canary_fallbacks_total",
+            "Requests of a candidate's share that the current version answered, by the code of "
+            "what the candidate had instead of an answer.",
+            "reason",
+        )
+        self.shadow_requests = counter(
+            "shadow_requests_total",
+            "Copies of requests put to a candidate, by what came of them.",
+            *("current", "outcome"),
+        )
+        self.shadow_items = counter(
+            "shadow_items_total",
+            "Inputs that a candidate was compared on, by how alike the rows were.",
+            *("current", "likeness"),
+        )
+        self.shadow_difference = histogram(
+            "shadow_difference", "The largest between two numbers of two rows.", DIFFERENCES,
+            "current",
+        )  # fmt: skip
+        self.shadow_max_difference = gauge(
+            "shadow_max_difference", "The largest of them ever.", "max", "current"
+        )
+        self.shadow_forward_seconds = histogram(
+            "shadow_forward_seconds", "The forward passes of both.", SECONDS, "current", "whose"
+        )
+        self._most_apart: dict[tuple[str, str, str], float] = {}
+
     def introduce(self, model: str, version: str, slo_ms: float | None) -> None:
         """Begin a version's series at 0: of one that begins at 1, rates do not see the first."""
         for fault in Fault:
@@ -124,6 +158,23 @@ class Metrics:
     def on_fault(self, model: str, version: str, fault: Fault) -> None:
         """Count a fault."""
         self.faults.labels(model, version, fault).inc()
+
+    def on_likeness(
+        self, labels: tuple[str, str, str], kind: str, difference: float | None
+    ) -> None:
+        """Count an input that a candidate was compared on.
+
+        Args:
+            labels: the model, the candidate, and the version that it is compared with.
+            kind: of likeness.
+            difference: the largest between two numbers; None: the rows cannot be compared.
+        """
+        self.shadow_items.labels(*labels, kind).inc()
+        if difference is not None:
+            self.shadow_difference.labels(*labels).observe(difference)
+            most = max(difference, self._most_apart.get(labels, 0.0))
+            self._most_apart[labels] = most
+            self.shadow_max_difference.labels(*labels).set(most)
 
     def sample(
         self, model: str, version: str, queued: int, in_flight: int, backlog_s: float

@@ -190,7 +190,7 @@ class Batcher:
 
     async def wait_empty(self) -> None:
         """Return once nobody is in it any more; best after `drain`."""
-        while self._arriving or self.queued or self._computing:  # noqa: ASYNC110 - nobody tells
+        while not self.idle:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(LOOK_S)
 
     async def close(self) -> None:
@@ -210,6 +210,11 @@ class Batcher:
     def running(self) -> bool:
         """Whether the loop is there to serve; readiness asks this."""
         return self._loop is not None and not self._loop.done() and self.lost is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing arrives, waits or is computed."""
+        return not (self._arriving or self.queued or self._computing)
 
     @property
     def queued(self) -> int:

@@ -11,8 +11,9 @@ from batchserve.leaving import Traffic
 from batchserve.metrics import Metrics
 from batchserve.model_stats import ModelStats
 from batchserve.records import RequestRecord
-from batchserve.repository import ModelRepository, ModelVersion
+from batchserve.repository import ModelRepository, ModelVersion, Trial
 from batchserve.repository.follower import Follower
+from batchserve.shadow import Shadow
 from batchserve.trace import Trace
 from batchserve.web.fetch import Fetcher
 
@@ -28,10 +29,12 @@ FETCHER = web.AppKey("fetcher", Fetcher)
 MODEL_STATS = web.AppKey("model_stats", ModelStats)
 TRACE = web.AppKey("trace", Trace)
 TRAFFIC = web.AppKey("traffic", Traffic)
+SHADOW = web.AppKey("shadow", Shadow)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 SECONDS = web.RequestKey("seconds", float)
 MODEL = web.RequestKey("model", ModelVersion)
+TRIAL = web.RequestKey("trial", Trial)
 ANSWER = web.RequestKey("answer", Answer)
 CODE = web.RequestKey("code", str)
 RECORD = web.RequestKey("record", RequestRecord)
