@@ -3,7 +3,7 @@
     python benchmarks/compare.py run [--servers batchserve,mosec] [--workloads tiny,mlp]
                                      [--clients 16,256] [--rounds 5] [--seconds 3]
     python benchmarks/compare.py publish     # pictures and tables from what `run` wrote
-    python benchmarks/compare.py quick       # ours, the ideal and a bare handler; two minutes
+    python benchmarks/compare.py quick       # ours, the ideal and a bare handler
 
 README.md, beside this file, tells what is measured and how each peer is set.
 """
