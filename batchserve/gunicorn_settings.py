@@ -1,7 +1,7 @@
 """Gunicorn's settings, from our configuration; and what its master does for us.
 
-The master imports what all workers need, and they share its memory; but it runs nothing of torch,
-and loads no model, because neither CUDA nor OpenMP's threads survive a fork. Where a worker will use
+The master imports what all workers need, and they share its memory; but it runs nothing of torch
+and loads no model, because neither CUDA nor OpenMP's threads survive a fork. Where a worker may use
 CUDA, even the import waits until after it.
 """
 
