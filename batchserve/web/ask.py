@@ -98,8 +98,6 @@ async def ask(
     request[MODEL], request[ANSWER] = answer.model, answer
     if record := request.get(RECORD):
         record.note(asking.items, answer.decode_s)
-    labels = (answer.model.name, answer.model.version)
-    app[METRICS].decode_seconds.labels(*labels).observe(answer.decode_s)
     if trial is not None:
         _note_trial(app, trial, asking.refusal, question, answer)
     return question, answer

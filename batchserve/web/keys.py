@@ -15,6 +15,7 @@ from batchserve.repository import ModelRepository, ModelVersion, Trial
 from batchserve.repository.follower import Follower
 from batchserve.shadow import Shadow
 from batchserve.trace import Trace
+from batchserve.web.fast_path.services import Services
 from batchserve.web.fetch import Fetcher
 
 CONFIG = web.AppKey("config", Config)
@@ -22,6 +23,8 @@ REPOSITORY = web.AppKey("repository", ModelRepository)
 # These two only if there is administration.
 FOLLOWER = web.AppKey("follower", Follower)
 ADMINISTRATION = web.AppKey("administration", Administration)
+# Only if requests are not traced.
+FAST_PATH = web.AppKey("fast_path", Services)
 POOL = web.AppKey("pool", CodecPool)
 METRICS = web.AppKey("metrics", Metrics)
 HISTORY = web.AppKey("history", HistoryLog)
