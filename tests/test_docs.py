@@ -59,6 +59,7 @@ DOCUMENTS = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
     *(ROOT / "docs").glob("*.md"),
     *(ROOT / "examples").glob("*/README.md"),
+    ROOT / "benchmarks" / "README.md",
 ]
 
 

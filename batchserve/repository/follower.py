@@ -138,6 +138,8 @@ class Follower:
             async with self._lock:
                 try:
                     await self._look()
+                    # What has become ready since is still to be made current.
+                    self._obey()
                     await self._tell()
                     if await self._replace(self.wanted.next()):
                         return

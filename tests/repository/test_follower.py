@@ -138,6 +138,18 @@ async def settled(follower: Follower) -> None:
     await follower.until(is_settled, 60)
 
 
+async def test_who_starts_answers_with_what_is_current_from_the_first_moment(start):
+    first = await start()
+    await first.change(load("m:2", make_current=True))
+    await settled(first)
+    second = await start()
+    # As if version 2 had become ready after its worker last obeyed, and before it joins.
+    second._loop.cancel()
+    second.repository.make_current("m", "1")
+    await second._join()
+    assert second.repository.current("m") == "2"
+
+
 # Together.
 
 
