@@ -319,17 +319,20 @@ async def _sample_gauges(app: web.Application) -> None:
     metrics, repository = app[METRICS], app[REPOSITORY]
     metrics.serving.set(1)
     shown: dict[tuple[str, str], tuple[int, int, float]] = {}
-    while True:
-        for version in repository.versions:
-            metrics.introduce(version.name, version.version, version.config.slo_ms)
-        # Those of a version that is gone stay, at nothing.
-        gone = dict.fromkeys(shown, (0, 0, 0.0))
-        shown = _samples(repository)
-        for (name, number), sample in (gone | shown).items():
-            metrics.sample(name, number, *sample)
-        # For those who ask another worker.
+    try:
+        while True:
+            for version in repository.versions:
+                metrics.introduce(version.name, version.version, version.config.slo_ms)
+            # Those of a version that is gone stay, at nothing.
+            gone = dict.fromkeys(shown, (0, 0, 0.0))
+            shown = _samples(repository)
+            for (name, number), sample in (gone | shown).items():
+                metrics.sample(name, number, *sample)
+            # For those who ask another worker.
+            metrics.count()
+            await asyncio.sleep(GAUGE_SECONDS)
+    finally:
         metrics.count()
-        await asyncio.sleep(GAUGE_SECONDS)
 
 
 def _samples(repository: ModelRepository) -> dict[tuple[str, str], tuple[int, int, float]]:

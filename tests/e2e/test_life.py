@@ -94,9 +94,9 @@ def test_preloading_on_the_cpu_works(launch):
     server = launch(TINY, command=[*GUNICORN, "--preload", APP], server={"workers": 2})
     assert server.post(json=BODY).status_code == 200
     server.post(json=BODY)
-    assert 'batchserve_requests_total{code="200",model="tiny",version="1"} 2.0' in (
-        server.get("/metrics").text
-    )
+    counted = 'batchserve_requests_total{code="200",model="tiny",version="1"} 2.0'
+    # A worker tells the other what it has counted every half a second.
+    wait_for(lambda: counted in server.get("/metrics").text, server)
 
 
 def test_workers_share_the_memory_of_what_all_of_them_import(launch):

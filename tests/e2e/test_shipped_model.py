@@ -12,7 +12,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ROOT, photo
-from tests.e2e.conftest import PATIENCE_S, Server
+from tests.e2e.conftest import PATIENCE_S, Server, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -74,6 +74,7 @@ def test_the_metrics_count_both_workers(shipped):
     before = total(shipped, "batchserve_requests_total")
     with ThreadPoolExecutor(8) as clients:
         list(clients.map(lambda _: shipped.post(files={"file": photo("rocket")}), range(16)))
+    wait_for(lambda: total(shipped, "batchserve_requests_total") == before + 16, shipped)
     counts = {total(shipped, "batchserve_requests_total") for _ in range(8)}
     # Whichever worker answers, the count is that of both.
     assert counts == {before + 16}
@@ -127,7 +128,8 @@ def test_wrk_posts_json_without_a_failed_request(shipped, load_tool, tmp_path):
     assert int(done[1]) > 0
     assert "Non-2xx" not in printed
     assert "Socket errors" not in printed
-    assert total(shipped, "batchserve_items_total") >= before + int(done[1])
+    wanted = before + int(done[1])
+    wait_for(lambda: total(shipped, "batchserve_items_total") >= wanted, shipped)
 
 
 def test_after_all_that_both_workers_are_still_the_same(shipped):

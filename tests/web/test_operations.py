@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from batchserve.config import Config, EndpointConfig
 from batchserve.repository.wanted import Candidate
 from batchserve.testing import FakeRunner
-from batchserve.web.keys import REPOSITORY, SHADOW
+from batchserve.web.keys import METRICS, REPOSITORY, SHADOW
 from tests.web.clients import Client, batcher_of, gate, until
 
 # One thread: the models are small, and the cores may be busy.
@@ -389,3 +389,15 @@ async def test_health_and_operations_are_not_counted_as_requests(serve):
     for path in ("/livez", "/readyz", "/models", "/metrics", "/openapi.json", "/docs", "/"):
         await client.get(path)
     assert await by(client, "batchserve_requests_total") == {}
+
+
+async def test_the_last_requests_of_a_worker_are_counted_before_it_ends(serve, blockbuster):
+    blockbuster.deactivate()
+    client = await serve(**DOUBLE)
+    assert (await client.post("/predict", json={"input": [1.0]})).status == 200
+    metrics = client.app[METRICS]
+    assert metrics._answered
+    await client.close()
+    # What other workers find after this one is gone.
+    assert not metrics._answered
+    assert not metrics._computed
