@@ -155,6 +155,10 @@ class ModelConfig(Section):
     quantize: Literal["int8-dynamic", "int8-weight-only"] | None = Field(
         None, description="Linear layers in int8; answers differ a little, as check reports."
     )
+    channels_last: bool = Field(
+        False,
+        description="Images lie in memory pixel by pixel, which most convolutions are faster with.",
+    )
     compile: bool = False
     reproducible: bool = Field(
         False,

@@ -240,7 +240,10 @@ class ModelVersion:
         self._most = largest_batch(module) or MOST
         pad_to = self.config.batching.max_batch_size if self.config.reproducible else None
         dtype = DTYPES[self.config.precision]
-        return Forward(module, self.task, device, dtype, pad_to, self._threads)
+        return Forward(
+            module, self.task, device, dtype, pad_to, self._threads,
+            channels_last=self.config.channels_last,
+        )  # fmt: skip
 
     def _warm_up(self, forward: Forward) -> dict[int, float]:
         def show(done: int, of: int | None) -> None:

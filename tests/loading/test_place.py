@@ -125,3 +125,19 @@ def test_a_fine_tuned_model_of_torchvision_has_classes_of_its_own(tmp_path: Path
     module = load_module(ModelConfig.model_validate({"name": "flowers", **described}))
     batch = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(module(batch), trained(batch))
+
+
+def test_channels_last_is_the_order_of_the_weights(configure):
+    config = configure(source="torchvision:resnet18", channels_last=True).models[0]
+    placed = place_module(load_module(config), config, torch.device("cpu"))
+    weights = [weight for weight in placed.parameters() if weight.ndim == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def test_channels_last_does_not_go_with_a_program(configure, tmp_path, trained):
+    program = torch.export.export(trained, (torch.zeros(4, 3),))
+    torch.export.save(program, tmp_path / "model.pt2")
+    config = configure(source="model.pt2", trust=True, channels_last=True).models[0]
+    with pytest.raises(LoadError, match="channels_last: true does not go with a program"):
+        place_module(load_module(config), config, torch.device("cpu"))
