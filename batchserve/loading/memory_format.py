@@ -1,8 +1,19 @@
-"""In which order a module's images lie in memory: whole planes, or all channels of a pixel."""
+"""In which order a module's images lie in memory: plane by plane, or pixel by pixel."""
 
 import torch
 
+from batchserve.loading.program import Program
+
 FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
+# (rows, channels, height, width), what the format is defined for.
+DIMS = 4
+
+
+def has_convolutions(module: torch.nn.Module) -> bool:
+    """Whether a module has weights of two-dimensional convolutions, whose order can be changed."""
+    return not isinstance(module, Program) and any(
+        parameter.ndim == DIMS for parameter in module.parameters()
+    )
 
 
 def lay_out(module: torch.nn.Module, *, channels_last: bool) -> None:
@@ -12,12 +23,12 @@ def lay_out(module: torch.nn.Module, *, channels_last: bool) -> None:
     (https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html).
     """
     for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.ndim == 4:  # noqa: PLR2004 - what the format is defined for
+        if tensor.ndim == DIMS:
             tensor.data = tensor.data.contiguous(memory_format=FORMATS[channels_last])
 
 
 def laid_out(tensor: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
     """Return a tensor in that order, if it has four dimensions."""
-    if tensor.ndim != 4:  # noqa: PLR2004 - as above
+    if tensor.ndim != DIMS:
         return tensor
     return tensor.contiguous(memory_format=FORMATS[channels_last])

@@ -5,6 +5,7 @@ import torch
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.loading import torchscript
+from batchserve.loading.compiled import compiled
 from batchserve.loading.memory_format import lay_out
 from batchserve.loading.program import Program
 from batchserve.loading.quantize import quantize
@@ -76,8 +77,7 @@ def _place(module: torch.nn.Module, config: ModelConfig, device: torch.device) -
     if config.channels_last:
         lay_out(module, channels_last=True)
     if config.compile:
-        # dynamic: one compilation for all batch sizes, instead of one for each.
-        module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
+        module = compiled(module, device)
     return module
 
 

@@ -107,7 +107,7 @@ def _forward(module: nn.Module, task: Task, config: ModelConfig) -> tuple[Forwar
     device = pick_device(config.device)
     module = place_module(module, config, device)
     forward = Forward(
-        module, task, device, DTYPES[config.precision], channels_last=config.channels_last
+        module, task, device, DTYPES[config.precision], channels_last=bool(config.channels_last)
     )
     return forward, bytes_of(module)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from batchserve.loading import laid_out
+from batchserve.loading import Compiled, laid_out, lay_out
 from batchserve.runners import device as devices
 from batchserve.runners.base import DeviceLost, OutOfMemory, RowFault
 from batchserve.runners.nested import mapped, tensors_in
@@ -59,6 +59,26 @@ class Forward:
     @property
     def on_cpu(self) -> bool:
         return self._device.type == "cpu"
+
+    @property
+    def rounding(self) -> float:
+        """The relative error of a number in the pass's precision."""
+        return torch.finfo(self._dtype).eps
+
+    def lay_out(self, *, channels_last: bool) -> None:
+        """Have images lie in memory in this order, in weights and inputs."""
+        lay_out(self._module, channels_last=channels_last)
+        self._channels_last = channels_last
+
+    def compile_what_comes(self) -> None:
+        """From now on, compile what is not compiled yet, if the module is to be compiled."""
+        if isinstance(self._module, Compiled):
+            self._module.compile_what_comes()
+
+    def settle(self) -> None:
+        """Compile nothing more."""
+        if isinstance(self._module, Compiled):
+            self._module.settle()
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         """Return one row for each item, on the CPU, or a `RowFault` in its place.

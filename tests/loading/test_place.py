@@ -7,7 +7,7 @@ from torchvision.models import resnet18
 
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
-from batchserve.loading import load_module, pick_device, place_module
+from batchserve.loading import Compiled, load_module, pick_device, place_module
 from tests.loading.models import SHARED, torchscript
 
 
@@ -108,8 +108,17 @@ def test_a_module_is_not_compiled_unless_that_is_asked_for(configure, trained):
 def test_a_module_is_compiled_where_that_is_asked_for(configure, trained):
     config = configure(source="tests.loading.models:make", compile=True).models[0]
     compiled = place_module(trained, config, torch.device("cpu"))
-    assert compiled is not trained
-    assert compiled._orig_mod is trained
+    assert isinstance(compiled, Compiled)
+    assert compiled.module is trained
+
+
+def test_without_a_compiler_nothing_is_compiled(configure, trained, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    config = configure(source="tests.loading.models:make", compile=True).models[0]
+    with pytest.raises(
+        LoadError, match="there is no no-such-compiler"
+    ):
+        place_module(trained, config, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("source", ["architecture", "weights"])
