@@ -104,6 +104,7 @@ def test_defaults_of_a_model(read):
         "device": "auto",
         "precision": "fp32",
         "quantize": None,
+        "channels_last": None,
         "compile": False,
         "reproducible": False,
     }

@@ -155,6 +155,11 @@ class ModelConfig(Section):
     quantize: Literal["int8-dynamic", "int8-weight-only"] | None = Field(
         None, description="Linear layers in int8; answers differ a little, as check reports."
     )
+    channels_last: bool | None = Field(
+        None,
+        description="Images lie in memory pixel by pixel; null: where that is faster, as a trial "
+        "at warm-up tells.",
+    )
     compile: bool = False
     reproducible: bool = Field(
         False,

@@ -64,12 +64,15 @@ def warm_up(
         OutOfMemory: the memory does not even suffice for the smallest.
     """
     if forward.pad_to is not None:
+        forward.compile_what_comes()
         took_s = seconds_of_pass(forward, [example] * forward.pad_to)
         on_size(forward.pad_to, took_s)
         return {1: took_s, forward.pad_to: took_s}
     usual = min(max_batch_size or USUAL, USUAL, most)
     with suppress(OutOfMemory):
         forward.threads = choose_threads(forward, [example] * usual)
+    # Only now: what is compiled is compiled for so many threads.
+    forward.compile_what_comes()
     if max_batch_size is None:
         return _search(forward, example, on_size, most)
     seconds = {}

@@ -138,7 +138,8 @@ class ImageClassification(Task):
         if batch.is_floating_point():
             return batch
         scale, shift = self._scale.to(batch.device), self._shift.to(batch.device)
-        planes = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        # Still pixel by pixel in memory: the forward pass has it as the module wants it.
+        planes = batch.permute(0, 3, 1, 2).to(torch.float32)
         return planes.mul_(scale).add_(shift)
 
     def postprocess(self, output: Any) -> Any:
