@@ -81,10 +81,19 @@ def one_compiles(config: ModelConfig) -> Iterator[None]:
         done.touch()
 
 
+def has_compiler() -> bool:
+    """Whether there is what torch.compile needs."""
+    return shutil.which(_compiler()) is not None
+
+
 def _check_compiler() -> None:
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
+    if not has_compiler():
         raise LoadError(
-            f"compile: true needs a C++ compiler, and there is no {compiler}; install one (Debian: "
-            f"apt-get install g++), name another in the environment variable CXX, or leave it out"
+            f"compile: true needs a C++ compiler, and there is no {_compiler()}; install one "
+            f"(Debian: apt-get install g++), name another in the environment variable CXX, or "
+            f"leave it out"
         )
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")

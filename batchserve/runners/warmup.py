@@ -3,12 +3,13 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from statistics import median
 
 import torch
 
+from batchserve.batching.knee import DISAPPOINTMENTS, disappoints, largest_that_pays
 from batchserve.runners.base import OutOfMemory, Runner
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
@@ -26,10 +27,7 @@ REQUEST_S, LIGHT = 50e-6, 0.25
 TIMED_PASSES, TIMED_S = 5, 0.3
 # The size of batch by which the number of threads is chosen.
 USUAL = 8
-# Where N is to be found out: a size pays if an item takes so much less, and the search ends after
-# so many sizes in a row that do not, or a pass so long. The time of one pass is a wait for others.
-GAIN = 0.05
-DISAPPOINTMENTS = 2
+# Where N is to be found out, the search ends with a pass so long: it is a wait for others.
 LONG_PASS_S = 2.0
 # Below it, a disappointment is more likely the machine's than the model's.
 LEAST = 4
@@ -106,26 +104,6 @@ def _search(
                 break
     largest = max(largest_that_pays(seconds), LEAST)
     return {size: took_s for size, took_s in seconds.items() if size <= largest}
-
-
-def largest_that_pays(seconds: Mapping[int, float]) -> int:
-    """Return the largest size that beats, per item, every smaller one that does.
-
-    Args:
-        seconds: of a pass, by batch size, from the smallest size on.
-    """
-    sizes = iter(seconds)
-    best = next(sizes)
-    for size in sizes:
-        if seconds[size] / size <= (1 - GAIN) * seconds[best] / best:
-            best = size
-    return best
-
-
-def disappoints(seconds: Mapping[int, float]) -> bool:
-    """Whether the last sizes have not paid, so that the next one is not worth a try."""
-    sizes = list(seconds)
-    return len(sizes) - 1 - sizes.index(largest_that_pays(seconds)) >= DISAPPOINTMENTS
 
 
 def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tuple[int, float]]:
