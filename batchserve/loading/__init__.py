@@ -1,6 +1,12 @@
 """From a config's `source` to a module that is ready to run: one module for each kind of source."""
 
-from batchserve.loading.compiled import Compiled, one_compiles
+from batchserve.loading.compiled import (
+    Compiled,
+    has_compiler,
+    is_compiled,
+    one_compiles,
+    remember_compiled,
+)
 from batchserve.loading.load import load_module
 from batchserve.loading.memory_format import has_convolutions, laid_out, lay_out
 from batchserve.loading.place import DTYPES, pick_device, place_module, use_threads
@@ -9,7 +15,9 @@ from batchserve.loading.program import largest_batch
 __all__ = [
     "DTYPES",
     "Compiled",
+    "has_compiler",
     "has_convolutions",
+    "is_compiled",
     "laid_out",
     "largest_batch",
     "lay_out",
@@ -17,5 +25,6 @@ __all__ = [
     "one_compiles",
     "pick_device",
     "place_module",
+    "remember_compiled",
     "use_threads",
 ]

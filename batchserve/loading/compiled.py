@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,10 @@ class Compiled(torch.nn.Module):
     def compile_what_comes(self) -> None:
         """Compile when something new comes: another number of rows, or of threads."""
         self._call = torch.compile(self.module, dynamic=True)
+
+    def run_as_it_is(self) -> None:
+        """Use nothing of what was compiled."""
+        self._call = self.module
 
     def settle(self) -> None:
         """Compile nothing more: what is new runs as it is, for compiling may take a minute."""
@@ -79,6 +84,28 @@ def one_compiles(config: ModelConfig) -> Iterator[None]:
                 alone.close()
         yield
         done.touch()
+
+
+# What does not change what is compiled.
+BESIDE = {"name", "version", "labels", "slo_ms", "batching", "compile", "autotune", "channels_last"}
+
+
+def remember_compiled(config: ModelConfig, threads: int, *, channels_last: bool) -> None:
+    """Note that a model is in the cache, as it is run so."""
+    _noted(config, threads, channels_last=channels_last).touch()
+
+
+def is_compiled(config: ModelConfig, threads: int, *, channels_last: bool) -> bool:
+    """Whether a model was compiled here before, to be run so, and has not changed since."""
+    return _noted(config, threads, channels_last=channels_last).exists()
+
+
+def _noted(config: ModelConfig, threads: int, *, channels_last: bool) -> Path:
+    files = [Path(name) for name in (config.source, config.weights) if name is not None]
+    changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
+    told = [config.model_dump_json(exclude=BESIDE), changed, threads, channels_last]
+    digest = sha256(f"{told} {torch.__version__}".encode()).hexdigest()[:16]
+    return cache_folder("inductor") / f"{digest}.compiled"
 
 
 def has_compiler() -> bool:

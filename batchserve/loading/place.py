@@ -5,7 +5,7 @@ import torch
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.loading import torchscript
-from batchserve.loading.compiled import compiled
+from batchserve.loading.compiled import compiled, has_compiler
 from batchserve.loading.memory_format import lay_out
 from batchserve.loading.program import Program
 from batchserve.loading.quantize import quantize
@@ -76,9 +76,13 @@ def _place(module: torch.nn.Module, config: ModelConfig, device: torch.device) -
         module = quantize(module, config.quantize)
     if config.channels_last:
         lay_out(module, channels_last=True)
-    if config.compile:
+    if config.compile or (config.autotune and _may_compile(module)):
         module = compiled(module, device)
     return module
+
+
+def _may_compile(module: torch.nn.Module) -> bool:
+    return has_compiler() and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _check_fixed(kind: str, dtypes: set[torch.dtype], config: ModelConfig) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
-from batchserve.loading import one_compiles
+from batchserve.loading import is_compiled, one_compiles, remember_compiled
+from batchserve.runners.autotune import autotune
 from batchserve.runners.forward import Forward
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
-from batchserve.runners.warmup import sizes_to_try, warm_up
+from batchserve.runners.warmup import USUAL, sizes_to_try, warm_up
 from batchserve.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -73,9 +74,17 @@ def warm(
     try:
         if may_choose_layout:
             _choose_layout(config, forward, example, min(batching.max_batch_size or most, most))
+        if config.autotune:
+            items = like(example, min(batching.max_batch_size or USUAL, USUAL, most))
+            _autotune(config, forward, items, may_compile=task.fixed_shape)
         with one_compiles(config):
             _say_that_it_compiles(config)
-            seconds = warm_up(forward, example, batching.max_batch_size, tried, most)
+            seconds = warm_up(
+                forward, example, batching.max_batch_size, tried, most,
+                may_choose_threads=not config.autotune,
+            )  # fmt: skip
+        if config.compile:
+            remember_compiled(config, forward.threads, channels_last=forward.channels_last)
         (row,) = forward([example])
         _try_encoding(task, row)
         if config.reproducible:
@@ -127,6 +136,16 @@ def _choose_layout(
         "%s channels_last: %s, %.2f times as fast, answers differ by %.0e of the largest number",
         *(config.key, "used" if trial.channels_last else "not used", trial.gain, trial.difference),
     )
+
+
+def _autotune(
+    config: ModelConfig, forward: Forward, items: "list[torch.Tensor]", *, may_compile: bool
+) -> None:
+    def found(threads: int) -> bool:
+        return may_compile and is_compiled(config, threads, channels_last=forward.channels_last)
+
+    tuned = autotune(forward, items, found, compiles_anyway=config.compile)
+    logger.info("%s autotune: %s", config.key, tuned)
 
 
 def _say_that_it_compiles(config: ModelConfig) -> None:

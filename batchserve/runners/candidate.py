@@ -13,7 +13,7 @@ from batchserve.config import ModelConfig
 from batchserve.errors import InvalidInput, LoadError, TooLarge
 from batchserve.loading import (
     DTYPES,
-    Compiled,
+    has_compiler,
     has_convolutions,
     largest_batch,
     load_module,
@@ -21,7 +21,6 @@ from batchserve.loading import (
     place_module,
     torchscript,
 )
-from batchserve.loading.compiled import has_compiler
 from batchserve.loading.program import Program
 from batchserve.loading.quantize import bytes_of, is_linear
 from batchserve.runners.comparison import largest_difference, largest_number
@@ -115,7 +114,7 @@ class Subject:
             self.items,
             bytes_=bytes_of(module),
             is_scores=is_scores or self._task.labels is not None,
-            compiled=isinstance(module, Compiled),
+            at_once=self.largest_batch or ITEMS,
         )
 
     @property
@@ -135,7 +134,7 @@ class Candidate:
         items: see `Subject`.
         bytes_: of its parameters and buffers.
         is_scores: a row is one score for each class.
-        compiled: what is new to it is compiled first.
+        at_once: how many items a batch may have, where only the answers count.
     """
 
     def __init__(
@@ -145,12 +144,12 @@ class Candidate:
         *,
         bytes_: int,
         is_scores: bool = False,
-        compiled: bool = False,
+        at_once: int = ITEMS,
     ) -> None:
         self._forward, self._items = forward, items
         self.bytes = bytes_
         self._is_scores = is_scores
-        self.compiled = compiled
+        self._at_once = at_once
         self._seen: set[tuple[int, int]] = set()
 
     def answers(self) -> list[Any]:
@@ -160,7 +159,8 @@ class Candidate:
             KeyboardInterrupt: somebody wants this to end.
             Exception: whatever the pass raised.
         """
-        return self._run(self._items)
+        begins = range(0, len(self._items), self._at_once)
+        return [row for at in begins for row in self._run(self._items[at : at + self._at_once])]
 
     def differs(self, expected: Sequence[Any]) -> Difference:
         """Compare the answers with what another candidate said to the same."""

@@ -27,3 +27,12 @@ class Difference:
     def within(self, tolerance: float) -> bool:
         """Whether the answers are as good: they differ by no more, and the best class is one."""
         return self.weight <= tolerance and self.same_best in (None, self.inputs)
+
+    def __str__(self) -> str:
+        inputs = f"{self.inputs} input{'' if self.inputs == 1 else 's'}"
+        if self.same_best is None:
+            return f"differ by up to {self.weight:.2g} of the largest number, for {inputs}"
+        return (
+            f"differ by up to {self.largest:.2g}, and the best class is the same for "
+            f"{self.same_best} of {inputs}"
+        )

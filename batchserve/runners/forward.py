@@ -75,6 +75,25 @@ class Forward:
         if isinstance(self._module, Compiled):
             self._module.compile_what_comes()
 
+    @property
+    def may_compile(self) -> bool:
+        return isinstance(self._module, Compiled)
+
+    @property
+    def channels_last(self) -> bool:
+        """In which order images lie in memory."""
+        return self._channels_last
+
+    def run_as_it_is(self) -> None:
+        """Use nothing that is compiled."""
+        if isinstance(self._module, Compiled):
+            self._module.run_as_it_is()
+
+    def never_compile(self) -> None:
+        """Have the module as it was before it was made to be compiled."""
+        if isinstance(self._module, Compiled):
+            self._module = self._module.module
+
     def settle(self) -> None:
         """Compile nothing more."""
         if isinstance(self._module, Compiled):

@@ -40,6 +40,8 @@ def warm_up(
     max_batch_size: int | None,
     on_size: Callable[[int, float], None] = lambda _size, _seconds: None,
     most: int = MOST,
+    *,
+    may_choose_threads: bool = True,
 ) -> dict[int, float]:
     """Run the sizes that batches may have, and find out what each takes.
 
@@ -54,6 +56,7 @@ def warm_up(
         max_batch_size: N; None: find out.
         on_size: called with each size and the seconds that a pass of it takes.
         most: the largest size to try where N is to be found out.
+        may_choose_threads: their number has not been chosen yet.
 
     Returns:
         Seconds by batch size. The largest is the one to use.
@@ -68,7 +71,8 @@ def warm_up(
         return {1: took_s, forward.pad_to: took_s}
     usual = min(max_batch_size or USUAL, USUAL, most)
     with suppress(OutOfMemory):
-        forward.threads = choose_threads(forward, [example] * usual)
+        if may_choose_threads:
+            forward.threads = choose_threads(forward, [example] * usual)
     # Only now: what is compiled is compiled for so many threads.
     forward.compile_what_comes()
     if max_batch_size is None:

@@ -65,7 +65,7 @@ def advice_on(choice: Choice, cores: int, workers: int) -> Iterator[str]:
             f"it costs a C++ compiler and, at the first start, compiling: {best.ready_s:.0f} s here"
         )
     if not best.variant.keeps_answers and best.difference is not None:
-        yield f"it costs digits: the answers {_told(best.difference)}"
+        yield f"it costs digits: the answers {best.difference}"
     if best.threads * workers < cores:
         yield (
             f"a pass uses {_count(best.threads, 'thread')}, and this machine has {cores} cores: "
@@ -125,18 +125,6 @@ def _shortly(difference: Difference | None) -> tuple[str, str]:
     if difference.same_best is None:
         return f"{difference.weight:.1g}", "-"
     return f"{difference.weight:.1g}", f"{difference.same_best}/{difference.inputs}"
-
-
-def _told(difference: Difference) -> str:
-    if difference.same_best is None:
-        return (
-            f"differ by up to {difference.weight:.2g} of the largest number, for "
-            f"{_count(difference.inputs, 'input')}"
-        )
-    return (
-        f"differ by up to {difference.largest:.2g}, and the best class is the same for "
-        f"{difference.same_best} of {_count(difference.inputs, 'input')}"
-    )
 
 
 def _count(number: int, noun: str) -> str:

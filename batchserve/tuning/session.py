@@ -3,7 +3,6 @@
 import math
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from batchserve.config import Config, ModelConfig
 from batchserve.config_file import read_config
 from batchserve.cores import usable_cores
 from batchserve.errors import ConfigError
-from batchserve.loading import pick_device, use_threads
+from batchserve.loading import pick_device, remember_compiled, use_threads
 from batchserve.memory import use_huge_pages
-from batchserve.runners.candidate import Candidate, Subject
 from batchserve.repository.warming import ROOM_FOR_PASSES
+from batchserve.runners.candidate import Candidate, Subject
+from batchserve.runners.threads import powers_of_two
 from batchserve.runners.warmup import MOST
 from batchserve.tuning.budget import Budget
 from batchserve.tuning.changes import Changes, changes_for
@@ -60,6 +60,7 @@ def run(options: Options) -> None:
     sys.path.insert(0, str(options.config.resolve().parent))
     use_huge_pages()
     outcomes = _measure(options, config, model)
+    _remember_what_is_compiled(outcomes, model)
     choice = choose(outcomes, options.tolerance)
     changes = None if choice is None else changes_for(choice.best, config, place)
     _conclude(options, config, model, outcomes, choice, changes)
@@ -79,7 +80,7 @@ def _measure(options: Options, config: Config, model: ModelConfig) -> list[Outco
         plan = Plan(
             variants=variants,
             compile=worth_compiling(variants, model) if subject.can_be_compiled else (),
-            threads=[1] if subject.on_cuda else list(_threads(config.server.threads_of_forward)),
+            threads=[1] if subject.on_cuda else powers_of_two(config.server.threads_of_forward),
             largest=min(MOST, model.batching.max_queue_size, subject.largest_batch or MOST),
             tolerance=options.tolerance,
             longest_s=_longest_s(model),
@@ -94,6 +95,13 @@ def _measure(options: Options, config: Config, model: ModelConfig) -> list[Outco
     return sweep.outcomes
 
 
+def _remember_what_is_compiled(outcomes: list[Outcome], model: ModelConfig) -> None:
+    for outcome in outcomes:
+        if outcome.variant.compile and outcome.measured:
+            made = outcome.variant.apply(model)
+            remember_compiled(made, outcome.threads, channels_last=outcome.variant.channels_last)
+
+
 def _conclude(
     options: Options,
     config: Config,
@@ -104,7 +112,7 @@ def _conclude(
 ) -> None:
     console = Console(soft_wrap=True, highlight=False)
     cores, workers = usable_cores(), config.server.workers
-    title = f"{model.key} on {pick_device(model.device)}, {cores} cores, {workers} worker{'s' * (workers > 1)}"
+    title = f"{model.key} on {pick_device(model.device)}: {cores} cores, workers: {workers}"
     console.print(f"[bold]{title}[/]")
     console.print(table_of(outcomes, choice))
     for line in dropped_of(outcomes):
@@ -152,11 +160,3 @@ def _place_of(config: Config, name: str | None) -> int:
             return place
     known = ", ".join(model.name for model in config.models)
     raise ConfigError(f"--model {name}: the config has {known}")
-
-
-def _threads(most: int) -> Iterator[int]:
-    threads = 1
-    while threads < most:
-        yield threads
-        threads *= 2
-    yield most

@@ -22,7 +22,7 @@ HOPELESS_ALONE, HOPELESS, HOPELESS_AFTER_A_ROUND = 4.0, 2.0, 1.4
 HEAD_START = 1.5
 ROUNDS = 5
 # Of the budget, for the rounds; compiling gets no more than what is left then.
-FOR_ROUNDS = 0.35
+FOR_ROUNDS = 0.25
 LONG_PASS_S = 2.0
 
 
@@ -156,11 +156,12 @@ class Sweep:
     def _ready(self, outcome: Outcome, threads: int) -> None:
         began_s = self._clock()
         candidate = self._make(outcome.variant, threads)
+        # What is compiled is so once for one item, and once for more: as at warm-up.
+        for size in range(1, min(2, self._plan.largest) + 1):
+            candidate.seconds(threads, size)
         if not self._expected:
             self._expected = candidate.answers()
         outcome.difference = candidate.differs(self._expected)
-        # Of what is compiled, one item is a graph of its own.
-        candidate.seconds(threads, 1)
         outcome.ready_s = self._clock() - began_s
         outcome.bytes = candidate.bytes
         self._candidates[outcome.variant] = candidate
@@ -169,7 +170,7 @@ class Sweep:
         """Time a first few passes, and say why more are not worth their time."""
         if not outcome.good(self._plan.tolerance):
             self._time(outcome, threads, 1)
-            return "its answers differ by too much"
+            return f"its answers {outcome.difference}"
         best = [one for one in self.outcomes if one.dropped is None and one is not outcome]
         size = min(USUAL, self._plan.largest)
         for tried, limit in {1: HOPELESS_ALONE, size: HOPELESS}.items():
