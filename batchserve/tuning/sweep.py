@@ -21,8 +21,8 @@ HOPELESS_ALONE, HOPELESS, HOPELESS_AFTER_A_ROUND = 4.0, 2.0, 1.4
 # What keeps the answers is compiled first unless something else is so many times as fast.
 HEAD_START = 1.5
 ROUNDS = 5
-# Of the budget, for the rounds; compiling gets no more than what is left then.
-FOR_ROUNDS = 0.25
+# For the rounds, of the budget, and at most; compiling gets no more than what is left then.
+FOR_ROUNDS, FOR_ROUNDS_S = 0.25, 30.0
 LONG_PASS_S = 2.0
 
 
@@ -106,9 +106,9 @@ class Sweep:
         reference = self._look_at_reference(first)
         for variant in others:
             self._look_at(variant, reference.threads, self._budget.left_s)
+        reserve_s = min(FOR_ROUNDS * self._budget.seconds, FOR_ROUNDS_S)
         for variant, threads in self._to_compile():
-            left_s = self._budget.left_s - FOR_ROUNDS * self._budget.seconds
-            self._look_at(variant, threads, left_s)
+            self._look_at(variant, threads, self._budget.left_s - reserve_s)
         self._go_round()
 
     def _look_at_reference(self, variant: Variant) -> Outcome:
@@ -135,8 +135,7 @@ class Sweep:
             with self._limit(for_s):
                 if for_s <= 0:
                     raise TimeUp
-                self._ready(outcome, threads)
-                outcome.dropped = self._why_not(outcome, threads)
+                outcome.dropped = self._ready(outcome, threads) or self._why_not(outcome, threads)
         except TimeUp:
             outcome.dropped = f"the {max(0.0, for_s):.0f} s that were left did not suffice for it"
         except Exception as error:  # noqa: BLE001 - as models raise that do not run in bf16, say
@@ -153,33 +152,45 @@ class Sweep:
         self._watcher.show(f"{variant}: {doing}")
         return outcome
 
-    def _ready(self, outcome: Outcome, threads: int) -> None:
+    def _ready(self, outcome: Outcome, threads: int) -> str | None:
+        """Make a variant ready and ask it; return why that was given up, if it was."""
         began_s = self._clock()
-        candidate = self._make(outcome.variant, threads)
+        candidate = self._candidates[outcome.variant] = self._make(outcome.variant, threads)
+        outcome.bytes = candidate.bytes
         # What is compiled is so once for one item, and once for more: as at warm-up.
-        for size in range(1, min(2, self._plan.largest) + 1):
-            candidate.seconds(threads, size)
-        if not self._expected:
-            self._expected = candidate.answers()
+        self._time(outcome, threads, 1)
+        outcome.ready_s = self._clock() - began_s
+        if self._expected and (reason := self._too_slow(outcome, 1, HOPELESS_ALONE)):
+            return reason
+        if self._plan.largest > 1:
+            self._time(outcome, threads, 2)
+        self._expected = self._expected or candidate.answers()
         outcome.difference = candidate.differs(self._expected)
         outcome.ready_s = self._clock() - began_s
-        outcome.bytes = candidate.bytes
-        self._candidates[outcome.variant] = candidate
+        return None
 
     def _why_not(self, outcome: Outcome, threads: int) -> str | None:
-        """Time a first few passes, and say why more are not worth their time."""
+        """Return why a variant is not worth more of the time."""
         if not outcome.good(self._plan.tolerance):
-            self._time(outcome, threads, 1)
             return f"its answers {outcome.difference}"
-        best = [one for one in self.outcomes if one.dropped is None and one is not outcome]
         size = min(USUAL, self._plan.largest)
-        for tried, limit in {1: HOPELESS_ALONE, size: HOPELESS}.items():
-            self._time(outcome, threads, tried)
-            rate = max(one.rate_of(tried) for one in best if one.rate_of(tried))
-            slower = rate / outcome.rate_of(tried)
-            if slower > limit:
-                return f"{slower:.1f} times as slow as the best, in batches of {tried}"
-        return None
+        self._time(outcome, threads, size)
+        return self._too_slow(outcome, size, HOPELESS)
+
+    def _too_slow(self, outcome: Outcome, size: int, limit: float) -> str | None:
+        """Return how much slower than the best it is, if that is more than a limit."""
+        best = max(
+            (one for one in self._alive if one is not outcome), key=lambda one: one.fastest(size)
+        )
+        for again in (False, True):
+            if again:
+                # It may have been the machine, which had something else to do meanwhile.
+                for one in (best, outcome):
+                    self._time(one, one.threads, size)
+            slower = best.fastest(size) / outcome.fastest(size)
+            if slower <= limit:
+                return None
+        return f"{slower:.1f} times as slow as the best, in batches of {size}"
 
     def _to_compile(self) -> Iterator[tuple[Variant, int]]:
         """Yield what to compile, the likely winner first; of both orders in memory, the faster."""
