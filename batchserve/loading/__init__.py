@@ -6,6 +6,7 @@ from batchserve.loading.compiled import (
     is_compiled,
     one_compiles,
     remember_compiled,
+    stop_compiling,
 )
 from batchserve.loading.load import load_module
 from batchserve.loading.memory_format import has_convolutions, laid_out, lay_out
@@ -26,5 +27,6 @@ __all__ = [
     "pick_device",
     "place_module",
     "remember_compiled",
+    "stop_compiling",
     "use_threads",
 ]

@@ -86,6 +86,15 @@ def one_compiles(config: ModelConfig) -> Iterator[None]:
         done.touch()
 
 
+def stop_compiling() -> None:
+    """After an interruption, do not begin what the compiler's threads still have before them."""
+    from torch._inductor.async_compile import AsyncCompile  # noqa: PLC0415 - slow to load
+
+    if AsyncCompile.pool.cache_info().currsize:
+        AsyncCompile.pool().shutdown(wait=False, cancel_futures=True)
+        AsyncCompile.pool.cache_clear()
+
+
 # What does not change what is compiled.
 BESIDE = {"name", "version", "labels", "slo_ms", "batching", "compile", "autotune", "channels_last"}
 

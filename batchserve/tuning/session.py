@@ -13,7 +13,7 @@ from batchserve.config import Config, ModelConfig
 from batchserve.config_file import read_config
 from batchserve.cores import usable_cores
 from batchserve.errors import ConfigError
-from batchserve.loading import pick_device, remember_compiled, use_threads
+from batchserve.loading import pick_device, remember_compiled, stop_compiling, use_threads
 from batchserve.memory import use_huge_pages
 from batchserve.repository.warming import ROOM_FOR_PASSES
 from batchserve.runners.candidate import Candidate, Subject
@@ -85,7 +85,7 @@ def _measure(options: Options, config: Config, model: ModelConfig) -> list[Outco
             tolerance=options.tolerance,
             longest_s=_longest_s(model),
         )
-        sweep = Sweep(make, plan, budget, view)
+        sweep = Sweep(make, plan, budget, view, abandon=stop_compiling)
         try:
             sweep.run()
         except KeyboardInterrupt:
@@ -97,7 +97,7 @@ def _measure(options: Options, config: Config, model: ModelConfig) -> list[Outco
 
 def _remember_what_is_compiled(outcomes: list[Outcome], model: ModelConfig) -> None:
     for outcome in outcomes:
-        if outcome.variant.compile and outcome.measured:
+        if outcome.variant.compile and outcome.difference is not None:
             made = outcome.variant.apply(model)
             remember_compiled(made, outcome.threads, channels_last=outcome.variant.channels_last)
 

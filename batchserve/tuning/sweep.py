@@ -74,6 +74,7 @@ class Sweep:
         watcher: is told.
         clock: of seconds.
         limit: makes what takes longer than some seconds end with `TimeUp`.
+        abandon: ends what such a thing has left behind.
 
     Attributes:
         outcomes: what has been found out so far, also if it is interrupted.
@@ -88,9 +89,10 @@ class Sweep:
         *,
         clock: Callable[[], float] = time.monotonic,
         limit: Callable[[float], AbstractContextManager[None]] = within,
+        abandon: Callable[[], None] = lambda: None,
     ) -> None:
         self._make, self._plan, self._budget, self._watcher = make, plan, budget, watcher
-        self._clock, self._limit = clock, limit
+        self._clock, self._limit, self._abandon = clock, limit, abandon
         self._candidates: dict[Variant, Candidate] = {}
         self._expected: list[Any] = []
         self.outcomes: list[Outcome] = []
@@ -137,6 +139,7 @@ class Sweep:
                     raise TimeUp
                 outcome.dropped = self._ready(outcome, threads) or self._why_not(outcome, threads)
         except TimeUp:
+            self._abandon()
             outcome.dropped = f"the {max(0.0, for_s):.0f} s that were left did not suffice for it"
         except Exception as error:  # noqa: BLE001 - as models raise that do not run in bf16, say
             outcome.dropped = f"does not run so: {_first_line(error)}"

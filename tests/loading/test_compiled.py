@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from batchserve.loading import one_compiles
+from batchserve.loading import one_compiles, stop_compiling
 
 
 @pytest.fixture
@@ -62,3 +62,19 @@ def test_where_nothing_is_compiled_nobody_waits(config):
     with one_compiles(plain):
         compiling(plain, entered).join()
     assert entered.is_set()
+
+
+def test_what_was_not_begun_is_not_compiled_after_an_interruption():
+    from torch._inductor.async_compile import AsyncCompile, get_compile_threads  # noqa: PLC0415
+
+    if get_compile_threads() <= 1:
+        pytest.skip("torch compiles in no threads of its own here")
+    release = threading.Event()
+    pool = AsyncCompile.pool()
+    begun = [pool.submit(release.wait, 30) for _ in range(get_compile_threads())]
+    waiting = pool.submit(release.wait, 30)
+    stop_compiling()
+    assert waiting.cancelled()
+    release.set()
+    assert all(one.result() for one in begun)
+    assert AsyncCompile.pool() is not pool

@@ -72,6 +72,7 @@ def described(name: str, **changes) -> dict:
         "source": f"tests.repository.test_compiling:{name}",
         "input_shape": [3, 8, 8],
         "compile": True,
+        "channels_last": False,
         "device": "cpu",
         "batching": {"max_batch_size": 4},
         **changes,
@@ -109,6 +110,28 @@ async def test_two_models_of_one_kind_are_compiled_before_ready_and_each_keeps_i
     await again.load()
     await again.close()
     assert {*cache.rglob("*.so")} == made
+
+
+async def test_autotune_tries_what_an_earlier_start_has_compiled(configure, caplog, monkeypatch):
+    first = ModelRepository(configure(**described("one")).models, threads=1)
+    await first.load()
+    await first.close()
+    torch._dynamo.reset()
+    # However much faster it is on this machine.
+    monkeypatch.setattr("batchserve.runners.autotune.WORTH", -1e9)
+    models = configure(**described("one", compile=False, autotune=True)).models
+    again = ModelRepository(models, threads=1)
+    with caplog.at_level("INFO"):
+        await again.load()
+    assert "one:1 autotune: 1 thread, compiled: that is" in caplog.text
+    AS_IT_IS.clear()
+    items = [torch.randn(3, 8, 8) for _ in range(3)]
+    found = await answers(again, "one", items)
+    assert AS_IT_IS == []
+    with torch.inference_mode():
+        expected = one().eval()(torch.stack(items))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    await again.close()
 
 
 def test_what_is_settled_compiles_nothing_new():

@@ -31,6 +31,7 @@ class Machine:
     more_threads: float = 1.0
     now_s: float = 0.0
     until_s: float = float("inf")
+    abandoned: int = 0
     timed: list[tuple[Variant, int, int]] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     told: list[Outcome] = field(default_factory=list)
@@ -51,6 +52,9 @@ class Machine:
         self.work(self.ready_s.get(variant, 0.1))
         return Fake(self, variant)
 
+    def abandon(self) -> None:
+        self.abandoned += 1
+
     def show(self, doing: str) -> None:
         self.shown.append(doing)
 
@@ -69,7 +73,15 @@ class Machine:
             }
         )
         clock = Budget(budget, lambda: self.now_s)
-        made = Sweep(self.make, plan, clock, self, clock=lambda: self.now_s, limit=self.limit)
+        made = Sweep(
+            self.make,
+            plan,
+            clock,
+            self,
+            clock=lambda: self.now_s,
+            limit=self.limit,
+            abandon=self.abandon,
+        )
         made.run()
         return made
 
@@ -172,6 +184,7 @@ def test_the_budget_is_kept_while_something_compiles():
     sweep = machine.sweep(PLAIN, budget=60, compile=frozenset({PLAIN}))
     assert dropped(sweep)[COMPILED] == "the 45 s that were left did not suffice for it"
     assert machine.now_s <= 60
+    assert machine.abandoned == 1
     assert len(sweep.outcomes[0].cells[1, 16]) == ROUNDS
 
 
@@ -213,7 +226,7 @@ def test_what_is_interrupted_leaves_what_was_measured():
     def interrupt(_outcome: Outcome) -> None:
         raise KeyboardInterrupt
 
-    machine.tell = interrupt  # type: ignore[method-assign]
+    machine.tell = interrupt  # type: ignore[method-assign,assignment]
     budget = Budget(100, lambda: machine.now_s)
     sweep = Sweep(
         machine.make, Plan([PLAIN, BF16], (), [1], 16, 0.02), budget, machine, limit=machine.limit
