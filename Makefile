@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 # Of an accelerator for which a pass costs 8 ms, and 2 ms more for each input.
 SIMULATE = $(BIN)/batchserve simulate docs/simulated.yaml --forward-ms 1:10,32:72 --seconds 4
 
-.PHONY: serve test check format docs links pictures screenshots bench bench-overload soak clean
+.PHONY: serve test check format docs links pictures screenshots bench bench-quick bench-shipped bench-overload soak clean
 
 serve: $(INSTALLED) photos
 	$(BIN)/batchserve serve config.yaml
@@ -40,7 +40,15 @@ format: $(INSTALLED)
 screenshots: $(INSTALLED)
 	SCREENSHOTS=docs/images $(BIN)/pytest tests/e2e/test_browser.py
 
+# Installs the peers first; then an hour and a half. A part of it: benchmarks/compare.py run --help
 bench: $(INSTALLED)
+	$(BIN)/python benchmarks/compare.py run
+	$(BIN)/python benchmarks/compare.py publish
+
+bench-quick: $(INSTALLED)
+	$(BIN)/python benchmarks/compare.py quick
+
+bench-shipped: $(INSTALLED)
 	$(BIN)/python benchmarks/shipped_model.py
 
 bench-overload: $(INSTALLED)

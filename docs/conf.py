@@ -17,7 +17,7 @@ version = release = __version__
 
 extensions = ["myst_parser"]
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/*.md", "examples/*/README.md"]
+include_patterns = ["*.md", "docs/*.md", "examples/*/README.md", "benchmarks/README.md"]
 # Not to be searched: they hold the pages of others.
 exclude_patterns = [".*", "site", "dist"]
 

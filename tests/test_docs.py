@@ -29,6 +29,7 @@ from batchserve import errors
 from batchserve.app import ROUTES, build_app
 from batchserve.config import (
     BatchingConfig,
+    CandidateConfig,
     Config,
     EndpointConfig,
     FetchConfig,
@@ -50,6 +51,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "tls": TlsConfig,
     "models": ModelConfig,
     "image": ImageConfig,
+    "candidate": CandidateConfig,
     "batching": BatchingConfig,
     "endpoints": EndpointConfig,
 }
@@ -57,6 +59,7 @@ DOCUMENTS = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
     *(ROOT / "docs").glob("*.md"),
     *(ROOT / "examples").glob("*/README.md"),
+    ROOT / "benchmarks" / "README.md",
 ]
 
 

@@ -14,7 +14,8 @@ from batchserve.errors import BadRequest
 from batchserve.tasks.base import Task
 from batchserve.tasks.image_classification import ImageClassification
 from batchserve.tasks.payloads import from_bytes
-from batchserve.web.ask import Question, ask, find_model, headers_of, terms_of
+from batchserve.web.ask import ask, find_model, headers_of, terms_of
+from batchserve.web.asking import Question
 from batchserve.web.body import INLINE_PARSE_BYTES, MULTIPART, Part, check_head, read_parts
 from batchserve.web.formats import JSON
 from batchserve.web.instances import NAMES, parsed, payload_of
@@ -34,7 +35,7 @@ async def predict(request: web.Request) -> web.Response:
         model,
         terms_of(request, model),
         read=partial(_read, request, model.task),
-        encode=partial(model.task.encode, parameters=parameters),
+        encode=lambda row, task: task.encode(row, parameters),
     )
     outputs = [as_handlers_do(model.task, output) for output in answer.outputs]
     output = outputs[0] if len(outputs) == 1 else outputs
