@@ -115,9 +115,7 @@ def test_a_module_is_compiled_where_that_is_asked_for(configure, trained):
 def test_without_a_compiler_nothing_is_compiled(configure, trained, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     config = configure(source="tests.loading.models:make", compile=True).models[0]
-    with pytest.raises(
-        LoadError, match="there is no no-such-compiler"
-    ):
+    with pytest.raises(LoadError, match="there is no no-such-compiler"):
         place_module(trained, config, torch.device("cpu"))
 
 
