@@ -67,6 +67,7 @@ HOMES = {
     "yaml": ["config_file"],
     "redis": ["stores.redis"],
     "sqlite3": ["stores.sqlite"],
+    "simplejpeg": ["tasks"],
     "PIL": ["tasks", "demo", "samples"],
     "requests": ["loading"],
     "safetensors": ["loading"],

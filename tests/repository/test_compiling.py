@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,15 +51,14 @@ def other() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    folder: Path = tmp_path_factory.mktemp("cache")
+    return folder
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, cache: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache / "batchserve" / "inductor"))
-    # Takes longer than all the rest, and pays for larger models only.
-    monkeypatch.setattr("torch._inductor.config.cpp_cache_precompile_headers", False)
 
 
 async def answers(repository: ModelRepository, name: str, items: list[Tensor]) -> Tensor:
@@ -73,7 +73,7 @@ def code_in(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*.so")}
 
 
-def described(name: str, **changes) -> dict:
+def described(name: str, **changes) -> dict[str, Any]:
     return {
         "name": name,
         "source": f"tests.repository.test_compiling:{name}",

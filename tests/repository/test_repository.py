@@ -273,4 +273,5 @@ class Views(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.conv(batch).view(len(batch), -1)
+        out: torch.Tensor = self.conv(batch).view(len(batch), -1)
+        return out
