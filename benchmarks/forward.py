@@ -1,6 +1,6 @@
 """What a forward pass takes, in ms per item, by how the model is run; and what comes before it.
 
-    python benchmarks/forward.py [--threads N] [--sizes 1,4,16] [--variants plain,channels_last] [SOURCE]
+    python benchmarks/forward.py [--threads N] [--sizes 1,4] [--variants compile,…] [SOURCE]
 
 Variants run in turn, and each is told as the median of its ratios to the plain one, so that a busy
 machine disturbs all alike. On one thread CPU time is counted, which others on the machine change
@@ -12,6 +12,7 @@ import io
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 from batchserve.memory import use_huge_pages
@@ -74,7 +75,7 @@ def passes(source: str, names: list[str], sizes: list[int], threads: int) -> Tab
         batch = items[:size]
         rows = {name: forward(batch) for name, forward in forwards.items()}
         rounds = [
-            {name: seconds(lambda f=forward: f(batch), clock) for name, forward in forwards.items()}
+            {name: seconds(partial(forward, batch), clock) for name, forward in forwards.items()}
             for _ in range(ROUNDS)
         ]
         cells = []

@@ -62,7 +62,8 @@ def resize_and_crop(pixels: Pixels, resize: int, crop: int, mode: str) -> torch.
     height, width, _ = pixels.shape
     short = min(height, width)
     new_height, new_width = resize * height // short, resize * width // short
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # The batch dimension first, or its stride would hide from torch how the pixels lie.
+    planes = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     whole = functional.interpolate(planes, (new_height, new_width), mode=mode, antialias=True)[0]
     top, left = round((new_height - crop) / 2), round((new_width - crop) / 2)
     cut = whole[:, top : top + crop, left : left + crop]
