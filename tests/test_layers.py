@@ -69,6 +69,7 @@ HOMES = {
     "ruamel": ["tuning.writing"],
     "redis": ["stores.redis"],
     "sqlite3": ["stores.sqlite"],
+    "simplejpeg": ["tasks"],
     "PIL": ["tasks", "demo", "samples"],
     "requests": ["loading"],
     "safetensors": ["loading"],

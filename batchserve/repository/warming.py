@@ -128,13 +128,17 @@ def _suspects(config: ModelConfig) -> str:
 def _choose_layout(
     config: ModelConfig, forward: Forward, example: "torch.Tensor", most: int
 ) -> None:
-    trial = choose_layout(forward, like(example, min(TRIED, most)))
+    # What is compiled orders its weights itself, and must be the same again to be in the cache.
+    trial = choose_layout(forward, like(example, min(TRIED, most)), measure=not config.compile)
     if trial is None:
         logger.info("%s channels_last: not used, the model fails with it", config.key)
         return
     logger.info(
-        "%s channels_last: %s, %.2f times as fast, answers differ by %.0e of the largest number",
-        *(config.key, "used" if trial.channels_last else "not used", trial.gain, trial.difference),
+        "%s channels_last: %s%s, answers differ by %.0e of the largest number",
+        config.key,
+        "used" if trial.channels_last else "not used",
+        "" if trial.gain is None else f", {trial.gain:.2f} times as fast",
+        trial.difference,
     )
 
 

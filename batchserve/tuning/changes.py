@@ -39,11 +39,19 @@ class Changes:
         return "\n".join(lines)
 
 
-def changes_for(best: Outcome, config: Config, place: int) -> Changes:
+def changes_for(
+    best: Outcome, config: Config, place: int, *, orders_tried: bool = False
+) -> Changes:
     """Return what a config must say to serve one of its models in this way.
 
     How many threads a pass may use is one number for all models: it is left alone where there are
     several.
+
+    Args:
+        best: what is recommended.
+        config: the whole one.
+        place: of the model in its list.
+        orders_tried: images may lie in memory in both orders.
     """
     model, variant = config.models[place], best.variant
     wanted = {
@@ -51,7 +59,9 @@ def changes_for(best: Outcome, config: Config, place: int) -> Changes:
         "quantize": variant.quantize,
         "compile": variant.compile,
     }
-    if variant.channels_last != bool(model.channels_last):
+    # Where nobody states it, the warm-up has compiled code use it.
+    assumed = orders_tried and variant.compile and model.channels_last is None
+    if variant.channels_last != (assumed or bool(model.channels_last)):
         wanted["channels_last"] = variant.channels_last
     threads = {"torch_threads": best.threads} if len(config.models) == 1 else {}
     if config.server.threads_of_forward == best.threads:

@@ -62,7 +62,10 @@ def run(options: Options) -> None:
     outcomes = _measure(options, config, model)
     _remember_what_is_compiled(outcomes, model)
     choice = choose(outcomes, options.tolerance)
-    changes = None if choice is None else changes_for(choice.best, config, place)
+    changes = None
+    if choice is not None:
+        orders_tried = any(outcome.variant.channels_last for outcome in outcomes)
+        changes = changes_for(choice.best, config, place, orders_tried=orders_tried)
     _conclude(options, config, model, outcomes, choice, changes)
 
 

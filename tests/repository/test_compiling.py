@@ -1,7 +1,9 @@
 """torch.compile, from the config to the answers: all before ready, and from the cache next time."""
 
+import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +51,8 @@ def other() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    folder: Path = tmp_path_factory.mktemp("cache")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +69,11 @@ async def answers(repository: ModelRepository, name: str, items: list[Tensor]) -
         return torch.stack([await item.future for item in arrival.submit(items)])
 
 
-def described(name: str, **changes) -> dict:
+def code_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*.so")}
+
+
+def described(name: str, **changes) -> dict[str, Any]:
     return {
         "name": name,
         "source": f"tests.repository.test_compiling:{name}",
@@ -101,7 +108,7 @@ async def test_two_models_of_one_kind_are_compiled_before_ready_and_each_keeps_i
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert AS_IT_IS == []
     await repository.close()
-    made = {*cache.rglob("*.so")}
+    made = await asyncio.to_thread(code_in, cache)
     assert made
 
     # A new process would begin as after this.
@@ -109,7 +116,7 @@ async def test_two_models_of_one_kind_are_compiled_before_ready_and_each_keeps_i
     again = ModelRepository(configure(**described("one")).models, threads=1)
     await again.load()
     await again.close()
-    assert {*cache.rglob("*.so")} == made
+    assert await asyncio.to_thread(code_in, cache) == made
 
 
 async def test_autotune_tries_what_an_earlier_start_has_compiled(configure, caplog, monkeypatch):

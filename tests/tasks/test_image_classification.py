@@ -132,6 +132,19 @@ def test_a_large_jpeg_that_is_halved_while_it_is_decoded_is_answered_as_the_whol
     assert halved.score == pytest.approx(undrafted.score, abs=0.02)
 
 
+@pytest.mark.parametrize("quality", [50, 95])
+@pytest.mark.parametrize("name", ["coffee", "chelsea", "rocket", "astronaut"])
+def test_a_jpeg_on_the_short_way_is_answered_as_on_pillows(classify, monkeypatch, name, quality):
+    file = io.BytesIO()
+    Image.fromarray(getattr(skimage.data, name)()).save(file, "JPEG", quality=quality)
+    short = classify(file.getvalue())
+    monkeypatch.setattr("batchserve.tasks.jpeg.decoded", lambda *_args: None)
+    pillows = classify(file.getvalue())
+    assert short[0].label == pillows[0].label
+    scores = {one.label: one.score for one in classify(file.getvalue(), top_k=1000)}
+    assert all(one.score == pytest.approx(scores[one.label], abs=0.02) for one in short)
+
+
 def test_a_photo_on_its_side_is_answered_as_upright(classify):
     exif = Image.Exif()
     exif[0x0112] = 6

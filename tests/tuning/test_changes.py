@@ -59,6 +59,15 @@ def test_an_order_in_memory_that_nobody_stated_is_left_to_the_warm_up():
     assert not changes_for(outcome(PLAIN, {1: 0.1}, threads=2), stated, 0)
 
 
+def test_an_order_in_memory_is_stated_where_the_warm_up_would_take_the_other():
+    compiled = outcome(Variant(compile=True), {1: 0.1})
+    assert changes_for(compiled, config(), 0, orders_tried=True).model == {
+        "compile": True,
+        "channels_last": False,
+    }
+    assert changes_for(compiled, config(), 0).model == {"compile": True}
+
+
 def test_threads_are_left_alone_where_other_models_have_them_too():
     models = [{"name": name, "source": "tests.models:tiny"} for name in "ab"]
     both = Config.model_validate({"server": {"torch_threads": 7}, "models": models})

@@ -25,7 +25,7 @@ MODEL = """\
 models:
   - name: wide   # 512 numbers to 64
     device: cpu
-    source: wide:build
+    source: tuned_here:build
     batching:
       max_queue_size: 8
 """
@@ -45,7 +45,7 @@ def _threads() -> Iterator[None]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    (tmp_path / "wide.py").write_text(MODULE)
+    (tmp_path / "tuned_here.py").write_text(MODULE)
     config = tmp_path / "config.yaml"
     config.write_text(MODEL)
     return config
