@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: serve test check format screenshots bench bench-overload soak clean
+# Of an accelerator for which a pass costs 8 ms, and 2 ms more for each input.
+SIMULATE = $(BIN)/batchserve simulate docs/simulated.yaml --forward-ms 1:10,32:72 --seconds 4
+
+.PHONY: serve test check format docs links pictures screenshots bench bench-quick bench-shipped bench-overload soak clean
 
 serve: $(INSTALLED) photos
 	$(BIN)/batchserve serve config.yaml
@@ -12,10 +15,23 @@ serve: $(INSTALLED) photos
 test: $(INSTALLED)
 	$(BIN)/pytest
 
-check: $(INSTALLED)
+check: $(INSTALLED) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Into site/. A link, an anchor or a picture that is not there is an error.
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . site
+
+# Asks the hosts of others, which takes a network.
+links: $(INSTALLED)
+	$(BIN)/sphinx-build --quiet --builder linkcheck --conf-dir docs . site/links
+
+pictures: $(INSTALLED)
+	$(SIMULATE) --rate 0.5x --against fixed:8:20 --plot docs/images/half-load.svg
+	$(SIMULATE) --rate 0.7x --arrivals bursty --burst 3:0.2:2 --against fixed:8:2 --plot docs/images/bursts.svg
+	$(SIMULATE) --rate 1.5x --against fixed:8:2 --plot docs/images/overload.svg
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -24,7 +40,15 @@ format: $(INSTALLED)
 screenshots: $(INSTALLED)
 	SCREENSHOTS=docs/images $(BIN)/pytest tests/e2e/test_browser.py
 
+# Installs the peers first; then an hour and a half. A part of it: benchmarks/compare.py run --help
 bench: $(INSTALLED)
+	$(BIN)/python benchmarks/compare.py run
+	$(BIN)/python benchmarks/compare.py publish
+
+bench-quick: $(INSTALLED)
+	$(BIN)/python benchmarks/compare.py quick
+
+bench-shipped: $(INSTALLED)
 	$(BIN)/python benchmarks/shipped_model.py
 
 bench-overload: $(INSTALLED)
@@ -45,4 +69,4 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) photos
+	rm -rf $(VENV) photos site

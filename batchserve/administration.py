@@ -17,7 +17,7 @@ from batchserve.permission import permitted
 from batchserve.repository import State, operations
 from batchserve.repository.follower import Follower, Operation
 from batchserve.repository.reports import Report
-from batchserve.repository.wanted import Phase
+from batchserve.repository.wanted import Base, Candidate, Phase, Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Outcome:
         version: that was changed; None: all of them.
         current: the version that answers where none is named; None: the model is gone.
         upcoming: the one that becomes current when it is ready.
+        candidate: what is tried beside the current version, and how; None: nothing is.
         workers: what each has to say of the model.
     """
 
@@ -44,6 +45,7 @@ class Outcome:
     version: str | None
     current: str | None
     upcoming: str | None
+    candidate: dict[str, Any] | None
     workers: list[dict[str, Any]]
 
 
@@ -176,6 +178,56 @@ class Administration:
 
         return await self._logged(f"roll {name} back", by, change)
 
+    async def set_candidate(
+        self, name: str, candidate: Candidate, *, by: str, timeout_s: float = TIMEOUT_S
+    ) -> Outcome:
+        """Try a version beside the current one, in all workers.
+
+        Raises:
+            NotFound: there is no such version.
+            Conflict: it is current, is not ready in some worker, or has another task than the
+                current version.
+        """
+
+        def operation(base: Base, wanted: Wanted) -> Wanted:
+            changed = operations.set_candidate(base, wanted, name, candidate)
+            if unready := self._unready(name, candidate.version):
+                raise Conflict(unready)
+            self._check_task(name, candidate.version)
+            return changed
+
+        return await self._tried(f"try {name}:{candidate}", name, operation, by, timeout_s)
+
+    async def clear_candidate(self, name: str, *, by: str, timeout_s: float = TIMEOUT_S) -> Outcome:
+        """Have the current version answer all requests that name none, in all workers.
+
+        Raises:
+            NotFound: there is no such model.
+            Conflict: it has no candidate.
+        """
+        operation = partial(operations.clear_candidate, name=name)
+        return await self._tried(
+            f"try nothing beside the current version of {name}", name, operation, by, timeout_s
+        )
+
+    async def promote(self, name: str, *, by: str, timeout_s: float = TIMEOUT_S) -> Outcome:
+        """Make a model's candidate current, in all workers.
+
+        Raises:
+            NotFound: there is no such model.
+            Conflict: it has no candidate, or that is not ready in some worker, or another version
+                was made current meanwhile.
+        """
+
+        async def change() -> Outcome:
+            asked = await self._follower.change(partial(operations.promote, name=name))
+            version = asked.upcoming[name].version
+            return await self._wait(
+                lambda: self._is_current(name, version), name, version, timeout_s
+            )
+
+        return await self._logged(f"promote the candidate of {name}", by, change)
+
     def unloaded(self, name: str) -> list[str]:
         """Return the versions of a model that can be loaded without a section, and are not."""
         changes = self._follower.wanted.changes.items()
@@ -233,6 +285,32 @@ class Administration:
         ]
         return f"{name}:{version} is not ready: {failed[0]}" if failed else ""
 
+    async def _tried(
+        self, what: str, name: str, operation: Operation, by: str, timeout_s: float
+    ) -> Outcome:
+        async def change() -> Outcome:
+            asked = await self._follower.change(operation)
+            candidate = asked.candidates.get(name)
+            version = candidate.version if candidate else None
+            return await self._wait(
+                lambda: self._have_read(asked.revision), name, version, timeout_s
+            )
+
+        return await self._logged(what, by, change)
+
+    def _have_read(self, revision: int) -> bool:
+        return all(report.revision >= revision for report in self._follower.deciding)
+
+    def _check_task(self, name: str, version: str) -> None:
+        repository = self._follower.repository
+        candidate, current = repository.find(name, version), repository.find(name)
+        if candidate.config.task != current.config.task:
+            raise Conflict(
+                f"the task of {candidate.key} is {candidate.config.task}, and that of "
+                f"{current.key}, which is current, {current.config.task}; the same requests "
+                f"cannot go to both"
+            )
+
     def _is_gone(self, name: str, version: str | None, revision: int) -> bool:
         def is_left(report: Report) -> bool:
             earlier = (held.key for held in report.versions if held.serial < revision)
@@ -247,12 +325,14 @@ class Administration:
     def _outcome(self, name: str, version: str | None, *, done: bool) -> Outcome:
         follower = self._follower
         upcoming = follower.wanted.upcoming.get(name)
+        candidate = follower.plan.candidates.get(name)
         return Outcome(
             done=done,
             name=name,
             version=version,
             current=follower.plan.current.get(name),
             upcoming=upcoming.version if upcoming else None,
+            candidate=candidate.model_dump() if candidate else None,
             workers=[
                 {"host": report.host, "pid": report.pid, "versions": _versions(report, name)}
                 for report in sorted(follower.deciding, key=lambda report: report.pid)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -29,6 +29,7 @@ from batchserve.model_stats import ModelStats
 from batchserve.permission import permitted
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.repository.follower import Follower, Identity
+from batchserve.shadow import Shadow
 from batchserve.stores import open_store
 from batchserve.trace import Trace
 from batchserve.web import (
@@ -43,19 +44,23 @@ from batchserve.web import (
     torchserve_admin,
 )
 from batchserve.web.access_log import AccessLog
+from batchserve.web.answering import Counting
 from batchserve.web.authority import ask_for_key, is_administration
 from batchserve.web.door import SHORTEST_S, Door
 from batchserve.web.endpoints import Endpoint
+from batchserve.web.fast_path.services import Services
 from batchserve.web.fetch import Fetcher
 from batchserve.web.keys import (
     ADMINISTRATION,
     CONFIG,
+    FAST_PATH,
     FETCHER,
     FOLLOWER,
     METRICS,
     MODEL_STATS,
     POOL,
     REPOSITORY,
+    SHADOW,
     TRACE,
     TRAFFIC,
 )
@@ -117,6 +122,9 @@ ROUTES = [
     web.delete("/admin/models/{name}/versions/{version}", admin.unload_version),
     web.put("/admin/models/{name}/current", admin.set_current),
     web.post("/admin/models/{name}/rollback", admin.roll_back),
+    web.put("/admin/models/{name}/candidate", admin.set_candidate),
+    web.delete("/admin/models/{name}/candidate", admin.clear_candidate),
+    web.post("/admin/models/{name}/promote", admin.promote),
     web.get("/livez", health.live),
     web.get("/readyz", health.ready),
     web.get("/healthz", health.ready),
@@ -210,6 +218,7 @@ async def build_app(config: Config) -> web.Application:
     app[TRACE] = trace
     app[TRAFFIC] = Traffic(LINEAGE.max_requests)
     app[POOL] = CodecPool(config.server.threads_of_decoding)
+    app[SHADOW] = Shadow(repository, app[POOL], metrics, config.server.default_timeout_ms / 1000)
     if follower is not None:
         app[FOLLOWER] = follower
         app[ADMINISTRATION] = Administration(config, follower)
@@ -223,7 +232,14 @@ async def build_app(config: Config) -> web.Application:
         ]
     )
     app.on_shutdown.append(_drain)
-    if tracer is not None:
+    if tracer is None:
+        app[FAST_PATH] = Services(
+            app[POOL],
+            app[TRAFFIC],
+            Counting(metrics, model_stats),
+            config.server.default_timeout_ms,
+        )
+    else:
         app.middlewares.insert(0, trace_with(tracer))
         app.cleanup_ctx.append(_meanwhile(lambda _app: tracer.run()))
         app.on_cleanup.append(lambda _app: tracer.close())
@@ -246,12 +262,10 @@ def _open_later(app: web.Application, config: Config) -> Door:
     lines = LineBuffer(logging.getLogger("gunicorn.access"))
     door = Door(
         app,
+        AccessLog(cast("logging.Logger", lines), server.log_format) if server.accesslog else None,
         # A client who hangs up takes its items out of the queue.
         handler_cancellation=True,
         shutdown_timeout=max(SHORTEST_S, server.drain_seconds),
-        access_log_class=AccessLog,
-        access_log=lines if server.accesslog else None,
-        access_log_format=server.log_format,
         logger=logger,
     )
     leaving = Leaving(traffic, LINEAGE, door, server.grace_seconds, server.drain_seconds)
@@ -297,6 +311,7 @@ async def _models(app: web.Application) -> AsyncIterator[None]:
 async def _drain(app: web.Application) -> None:
     # aiohttp has closed the listening sockets and now waits for the handlers.
     app[REPOSITORY].drain()
+    await app[SHADOW].close()
 
 
 async def _sample_gauges(app: web.Application) -> None:
@@ -312,6 +327,8 @@ async def _sample_gauges(app: web.Application) -> None:
         shown = _samples(repository)
         for (name, number), sample in (gone | shown).items():
             metrics.sample(name, number, *sample)
+        # For those who ask another worker.
+        metrics.count()
         await asyncio.sleep(GAUGE_SECONDS)
 
 

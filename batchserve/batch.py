@@ -81,7 +81,8 @@ class Item:
         request: whose item it is; requests take turns.
         terms: the request's.
         queued_s: when it was put on the queue; its wait counts from here.
-        future: resolved with the output's row, or with an exception.
+        future: resolved with the output's row, or with an exception. Nothing is asked of it but
+            `done`, `cancelled`, `exception`, `set_result`, `set_exception` and `cancel`.
         alone: it has failed before, and travels without neighbours.
         batch: the batch it travelled in, once it has left the queue.
     """

@@ -1,4 +1,4 @@
-"""The commands: `batchserve serve`, `check`, `simulate`, `top` and `version`."""
+"""The commands: `batchserve serve`, `check`, `simulate`, `bench`, `top` and `version`."""
 
 import asyncio
 import os
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from batchserve import __version__
+from batchserve.bench.command import bench
 from batchserve.config import Config
 from batchserve.config_file import DEFAULT_CONFIG, ENV_CONFIG, ENV_PREFIX, read_config
 from batchserve.errors import StartupError
@@ -66,6 +67,7 @@ def check(config: ConfigArgument = Path(DEFAULT_CONFIG)) -> None:
 
 
 main.command()(simulate)
+main.command()(bench)
 main.command()(top)
 
 

@@ -1,5 +1,6 @@
 """What Gunicorn calls while a server lives: in its master, and in its workers."""
 
+import gc
 import logging
 import os
 import signal
@@ -22,11 +23,14 @@ RETRY_S = 5
 
 
 def when_ready(arbiter: Any) -> None:
-    """In the master, once: tell a stop from a reload.
+    """In the master, once: tell a stop from a reload, and have workers share what it imported.
 
     To a worker that waits for its successor, the SIGTERM of a stop would look like another of
     those that Gunicorn sends it each second.
     """
+    # A collection would write into every object, and so give each worker a copy of its own.
+    gc.collect()
+    gc.freeze()
     master = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,8 @@
 """Gunicorn's settings, from our configuration; and what its master does for us.
 
-The master never imports torch: models load after the fork, because neither CUDA nor OpenMP's
-threads survive one.
+The master imports what all workers need, and they share its memory; but it runs nothing of torch
+and loads no model, because neither CUDA nor OpenMP's threads survive a fork. Where a worker may use
+CUDA, even the import waits until after it.
 """
 
 import atexit
@@ -21,7 +22,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from batchserve import gunicorn_hooks, systemd
-from batchserve.config import Config, ServerConfig, TlsConfig
+from batchserve.config import Config, ModelConfig, ServerConfig, TlsConfig
 from batchserve.config_file import ENV_VALID, config_path, read_config, valid_config
 from batchserve.errors import ConfigError, StartupError
 from batchserve.json_log import JsonLogger
@@ -64,6 +65,8 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "accesslog": server.accesslog,
         "errorlog": server.errorlog,
         "logger_class": JsonLogger if server.log_format == "json" else Logger,
+        # A worker starts in half the time, and takes a tenth of the memory beside its models.
+        "preload_app": not (NVIDIA_DRIVER.exists() or model_with_cuda(config, has_driver=False)),
         "timeout": SILENCE_S,
         "graceful_timeout": stop_seconds(server),
         "max_requests": server.max_requests or 0,
@@ -95,7 +98,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Callable[[], Any]:
-        # In the worker: the application imports torch.
+        # Before or after the fork: the application imports torch.
         from batchserve.app import create_app  # noqa: PLC0415
 
         return create_app
@@ -135,19 +138,32 @@ def _on_starting(config: Config, *, preload: bool) -> None:
 def refuse_preload_with_cuda(config: Config, *, has_driver: bool) -> None:
     """Refuse to import the application before the fork where a worker will use CUDA.
 
-    Args:
-        config: whose models tell their device.
-        has_driver: whether `auto` will find an NVIDIA GPU.
-
     Raises:
         StartupError: see https://github.com/pytorch/pytorch/issues/68861.
     """
-    for model in config.models:
-        if model.device.startswith("cuda") or (model.device == "auto" and has_driver):
-            raise StartupError(
-                f"model {model.name}: device {model.device} is CUDA, which does not survive the "
-                f"fork that --preload does; start without --preload"
-            )
+    model = model_with_cuda(config, has_driver=has_driver)
+    if model is not None:
+        raise StartupError(
+            f"model {model.name}: device {model.device} is CUDA, which does not survive the "
+            f"fork that --preload does; start without --preload"
+        )
+
+
+def model_with_cuda(config: Config, *, has_driver: bool) -> ModelConfig | None:
+    """Return the first model that will use CUDA.
+
+    Args:
+        config: whose models tell their device.
+        has_driver: whether `auto` will find an NVIDIA GPU.
+    """
+    return next(
+        (
+            model
+            for model in config.models
+            if model.device.startswith("cuda") or (model.device == "auto" and has_driver)
+        ),
+        None,
+    )
 
 
 def refuse_address(bind: str) -> None:

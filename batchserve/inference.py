@@ -28,6 +28,8 @@ class Answer:
     Of several inputs, the figures are those of the one that took longest in each stage.
 
     Attributes:
+        model: who answered.
+        rows: of the model, on the CPU, one for each input.
         outputs: one for each input, in the order of the inputs.
         batch_size: items that shared the forward pass.
         batch_reason: why the batch was closed when it was; of several batches, the last one.
@@ -36,6 +38,8 @@ class Answer:
         is_small: the outputs are few numbers, and cost the event loop little.
     """
 
+    model: ModelVersion
+    rows: Sequence[Any]
     outputs: list[Any]
     batch_size: int
     batch_reason: CloseReason
@@ -75,7 +79,7 @@ async def infer(
     if are_items(payloads):
         tensors = list(payloads)
     elif body_bytes < model.task.inline_bytes:
-        tensors = [_decode(model.task, payloads, i) for i in range(len(payloads))]
+        tensors = decode(model.task, payloads)
     else:
         tensors = await _decode_in_pool(model.task, payloads, pool)
     decode_s = perf_counter() - started_s
@@ -84,13 +88,24 @@ async def infer(
     rows = await _rows_of(items)
 
     started_s = perf_counter()
-    is_small = all(_is_small(row, len(rows)) for row in rows)
+    is_small = are_small(rows)
     if is_small:
-        outputs = _encode(encode, rows)
+        outputs = encode_rows(encode, rows)
     else:
-        outputs = await pool.encode(_encode, encode, rows)
+        outputs = await pool.encode(encode_rows, encode, rows)
     encode_s = perf_counter() - started_s
-    return _answer(outputs, items, decode_s, encode_s, is_small=is_small)
+    return answer_of(model, rows, outputs, items, decode_s, encode_s, is_small=is_small)
+
+
+def decode(task: Task, payloads: Sequence[Any]) -> list[Any]:
+    """Return an item for each payload; where that takes no longer than a hand-over to a thread.
+
+    Raises:
+        InvalidInput, TooLarge: of the first payload that is wrong.
+    """
+    if len(payloads) == 1:
+        return [task.decode(payloads[0])]
+    return [_decode(task, payloads, i) for i in range(len(payloads))]
 
 
 async def _decode_in_pool(task: Task, payloads: Sequence[Any], pool: CodecPool) -> list[Any]:
@@ -124,11 +139,21 @@ def _decode(task: Task, payloads: Sequence[Any], index: int) -> Any:
         raise type(error)(f"inputs[{index}]: {error}") from error
 
 
-def _is_small(row: Any, rows: int) -> bool:
-    return rows * getattr(row, "nbytes", INLINE_OUTPUT_BYTES) < INLINE_OUTPUT_BYTES
+def are_small(rows: Sequence[Any]) -> bool:
+    """Whether encoding the rows takes no longer than a hand-over to a thread."""
+    return all(
+        len(rows) * getattr(row, "nbytes", INLINE_OUTPUT_BYTES) < INLINE_OUTPUT_BYTES
+        for row in rows
+    )
 
 
-def _encode(encode: Encode, rows: Sequence[Any]) -> list[Any]:
+def encode_rows(encode: Encode, rows: Sequence[Any]) -> list[Any]:
+    """Return an output for each row.
+
+    Raises:
+        RequestError: of `encode`.
+        ModelFailed: the model's output is none that `encode` knows.
+    """
     try:
         return [encode(row) for row in rows]
     except RequestError:
@@ -139,7 +164,9 @@ def _encode(encode: Encode, rows: Sequence[Any]) -> list[Any]:
         ) from error
 
 
-def _answer(
+def answer_of(
+    model: ModelVersion,
+    rows: Sequence[Any],
     outputs: list[Any],
     items: Sequence[Item],
     decode_s: float,
@@ -147,9 +174,18 @@ def _answer(
     *,
     is_small: bool,
 ) -> Answer:
+    """Return what is told of some items that have been computed, and of their outputs."""
+    if len(items) == 1 and (batch := items[0].batch):
+        waited_s = batch.formed_s - items[0].queued_s
+        return Answer(
+            model, rows, outputs, len(batch), batch.reason, decode_s, waited_s, batch.forward_s,
+            encode_s, is_small,
+        )  # fmt: skip
     batches = [batch for item in items if (batch := item.batch)]
     waits = [batch.formed_s - item.queued_s for item in items if (batch := item.batch)]
     return Answer(
+        model=model,
+        rows=rows,
         outputs=outputs,
         batch_size=max(map(len, batches)),
         batch_reason=max(batches, key=lambda batch: batch.started_s).reason,

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
@@ -16,14 +16,23 @@ from typing import Any
 from batchserve.batch import Batch
 from batchserve.inference import Answer
 
-STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 LAST_MS, INFERENCES, EXECUTIONS = "last_ms", "inferences", "executions"
-BATCH = "batch_"
+ANSWERED, FAILED = "answered", "failed"  # requests
+# By the protocol's names, how often each stage came, and for how many seconds in all.
+STAGES = {
+    "success": (ANSWERED, "answered_s"),
+    "fail": (FAILED, "failed_s"),
+    "queue": (ANSWERED, "queue_s"),
+    "compute_input": (ANSWERED, "decode_s"),
+    "compute_infer": (ANSWERED, "forward_s"),
+    "compute_output": (ANSWERED, "encode_s"),
+}
+BATCH, BATCH_S = "batch_", "batch_s_"
 FILES = "model_stats_*.json"
 OK = 200
 
 # By `name:version`, numbers by what they count.
-Counts = Mapping[str, Mapping[str, int]]
+Counts = Mapping[str, Mapping[str, float]]
 
 
 class ModelStats:
@@ -38,7 +47,7 @@ class ModelStats:
         self._folder = folder
         # A process id may come again.
         self._file_name = FILES.replace("*", f"{os.getpid()}_{secrets.token_hex(4)}")
-        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._counts: defaultdict[str, defaultdict[str, float]] = defaultdict(_zeros)
         self._saved: Counts = {}
         self._lock = Lock()
 
@@ -47,7 +56,8 @@ class ModelStats:
         if any(_has_row(item.future) for item in batch.items):
             counts = self._counts[f"{model}:{version}"]
             counts[EXECUTIONS] += 1
-            _add(counts, f"{BATCH}{len(batch)}", batch.forward_s)
+            counts[f"{BATCH}{len(batch)}"] += 1
+            counts[f"{BATCH_S}{len(batch)}"] += batch.forward_s
 
     def on_answer(
         self, model: str, version: str, code: int, seconds: float, answer: Answer | None
@@ -56,14 +66,16 @@ class ModelStats:
         counts = self._counts[f"{model}:{version}"]
         counts[LAST_MS] = time.time_ns() // 1_000_000
         if answer is None or code != OK:
-            _add(counts, "fail", seconds)
+            counts[FAILED] += 1
+            counts["failed_s"] += seconds
             return
         counts[INFERENCES] += len(answer.outputs)
-        _add(counts, "success", seconds)
-        _add(counts, "queue", answer.queue_s)
-        _add(counts, "compute_input", answer.decode_s)
-        _add(counts, "compute_infer", answer.forward_s)
-        _add(counts, "compute_output", answer.encode_s)
+        counts[ANSWERED] += 1
+        counts["answered_s"] += seconds
+        counts["queue_s"] += answer.queue_s
+        counts["decode_s"] += answer.decode_s
+        counts["forward_s"] += answer.forward_s
+        counts["encode_s"] += answer.encode_s
 
     def save(self) -> Counts:
         """Leave this worker's counts for the others, and return them. For a thread."""
@@ -83,11 +95,12 @@ class ModelStats:
 
         They never decrease, whichever worker is asked.
         """
-        total: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        total: defaultdict[str, defaultdict[str, float]] = defaultdict(_zeros)
         for counts in (self.save(), *self._of_others()):
             for version, numbers in counts.items():
                 last_ms = max(total[version][LAST_MS], numbers.get(LAST_MS, 0))
-                total[version].update(numbers)
+                for what, number in numbers.items():
+                    total[version][what] += number
                 total[version][LAST_MS] = last_ms
         return total
 
@@ -108,13 +121,15 @@ def described(model: str, version: str, counts: Counts) -> dict[str, Any]:
         "last_inference": numbers.get(LAST_MS, 0),
         "inference_count": numbers.get(INFERENCES, 0),
         "execution_count": numbers.get(EXECUTIONS, 0),
-        "inference_stats": {stage: _duration(numbers, stage) for stage in STAGES},
+        "inference_stats": {
+            stage: _duration(numbers, count, seconds) for stage, (count, seconds) in STAGES.items()
+        },
         "batch_stats": [
             {
                 "batch_size": size,
-                "compute_input": {"count": numbers[f"{BATCH}{size}.count"], "ns": 0},
-                "compute_infer": _duration(numbers, f"{BATCH}{size}"),
-                "compute_output": {"count": numbers[f"{BATCH}{size}.count"], "ns": 0},
+                "compute_input": {"count": numbers[f"{BATCH}{size}"], "ns": 0},
+                "compute_infer": _duration(numbers, f"{BATCH}{size}", f"{BATCH_S}{size}"),
+                "compute_output": {"count": numbers[f"{BATCH}{size}"], "ns": 0},
             }
             for size in _sizes(numbers)
         ],
@@ -125,15 +140,17 @@ def _has_row(future: Any) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 
-def _add(counts: Counter[str], what: str, seconds: float) -> None:
-    counts[f"{what}.count"] += 1
-    counts[f"{what}.ns"] += round(1e9 * seconds)
+def _duration(numbers: Mapping[str, float], count: str, seconds: str) -> dict[str, int]:
+    return {
+        "count": round(numbers.get(count, 0)),
+        "ns": round(1e9 * numbers.get(seconds, 0)),
+    }
 
 
-def _duration(numbers: Mapping[str, int], what: str) -> dict[str, int]:
-    return {"count": numbers.get(f"{what}.count", 0), "ns": numbers.get(f"{what}.ns", 0)}
+def _sizes(numbers: Mapping[str, float]) -> list[int]:
+    stated = (name.removeprefix(BATCH) for name in numbers if name.startswith(BATCH))
+    return sorted(int(size) for size in stated if size.isdecimal())
 
 
-def _sizes(numbers: Mapping[str, int]) -> list[int]:
-    keys = (name.partition(".") for name in numbers if name.startswith(BATCH))
-    return sorted({int(batch.removeprefix(BATCH)) for batch, _, _ in keys})
+def _zeros() -> defaultdict[str, float]:
+    return defaultdict(int)

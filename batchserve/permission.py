@@ -46,6 +46,11 @@ def permitted(config: Config, key: str, section: Mapping[str, Any]) -> ModelConf
                 f"{field}: the path says {value!r}, the body {section[field]!r}; leave it out of "
                 f"the body"
             )
+    if "candidate" in section:
+        raise InvalidInput(
+            f"candidate: is no part of a version's section here; once it is loaded, "
+            f"PUT /admin/models/{name}/candidate"
+        )
     folder = config.server.model_folder
     described = {**section, "name": name, "version": version}
     try:

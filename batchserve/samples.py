@@ -31,3 +31,12 @@ def as_jpeg(path: Path) -> bytes:
     with Image.open(path) as image:
         image.convert("RGB").save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
+
+
+def drawn_jpeg(width: int = 640, height: int = 480) -> bytes:
+    """Return an image that nobody photographed, as large as a photo is; it blocks."""
+    shades = Image.radial_gradient("L").resize((width, height))
+    noise = Image.effect_noise((width, height), 40)
+    file = io.BytesIO()
+    Image.merge("RGB", (shades, noise, shades)).save(file, "JPEG", quality=JPEG_QUALITY)
+    return file.getvalue()

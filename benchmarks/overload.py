@@ -12,7 +12,6 @@ answers at the load below capacity. An answer is charged its share of the forwar
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,13 +22,21 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from serving import HERE, Server, serving
+from serving import Server, serving
+
+from batchserve.bench.advice import is_late
+from batchserve.bench.figures import Figures, figures_of
+from batchserve.bench.processes import Load, send
+from batchserve.bench.request import Request
+from batchserve.bench.schedule import Arrivals
+from batchserve.bench.stage import Stage, closed, open_
+from batchserve.bench.target import Target
 
 LOADS = (0.5, 0.9, 1.5, 4.0)
 CLIENTS = 48  # keep the server busy
 FIXED = {"policy": "fixed", "max_batch_size": 8, "max_wait_ms": 2}
-# What a load is called late for, relative to the SLO.
-LAG = 0.05
+# No request is given up: how long the last of a queue waits is what is to be seen.
+PATIENCE_S = 60.0
 GOODPUT_KEPT, REFUSAL_SHARE = 0.95, 0.1
 
 console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 150)
@@ -40,9 +47,17 @@ class Run:
     """One load on one server: the generator's figures, and the CPU seconds that it took."""
 
     load: float
-    figures: dict[str, Any]
+    figures: Figures
     loop_s: float
     others_s: float
+
+    @property
+    def refusals(self) -> int:
+        return sum(self.figures.failures.values())
+
+    @property
+    def answers(self) -> int:
+        return sum(self.figures.outcomes.values()) - self.refusals
 
 
 @dataclass(frozen=True)
@@ -54,20 +69,17 @@ class Traffic:
     slo_ms: float
     seconds: float
 
-    def send(self, server: Server, *options: str) -> dict[str, Any]:
-        command = [
-            *(sys.executable, str(HERE / "open_loop.py"), f"{server.base}/predict"),
-            *(str(self.body), self.content_type, "--slo-ms", str(self.slo_ms), *options),
-        ]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        figures: dict[str, Any] = json.loads(printed)
-        return figures
+    def send(self, server: Server, stage: Stage, **headers: str) -> Figures:
+        target = Target.parse(f"{server.base}/predict")
+        headers["content-type"] = self.content_type
+        request = Request("POST", self.body.read_bytes(), headers)
+        load = Load(target, [request.wire(target)], timeout_s=PATIENCE_S)
+        return figures_of(stage, send(load, stage), self.slo_ms / 1000)
 
     def load(self, server: Server, load: float, capacity: float, seed: int) -> Run:
         before = server.cpu_seconds()
-        figures = self.send(
-            server, f"--rate={load * capacity}", f"--seconds={self.seconds}", f"--seed={seed}"
-        )
+        stage = open_(load * capacity, Arrivals.POISSON, self.seconds, 0, seed)
+        figures = self.send(server, stage)
         loop_s, others_s = (
             used - so_far for used, so_far in zip(server.cpu_seconds(), before, strict=True)
         )
@@ -115,43 +127,45 @@ def compare(ours: Server, fixed: Server, traffic: Traffic, rounds: int) -> None:
 
 
 def capacity_of(server: Server, traffic: Traffic) -> float:
-    # With so much patience, nobody is refused.
-    options = (f"--clients={CLIENTS}", "--seconds=6", "--timeout-ms=30000")
-    traffic.send(server, *options)
-    accepted: float = traffic.send(server, *options)["accepted"]
-    return accepted
+    # With so much patience, nobody is refused; the first seconds are the warm-up.
+    stage = closed(CLIENTS, 6, 6)
+    return traffic.send(server, stage, **{"x-request-timeout-ms": "30000"}).answered
 
 
 def table(runs: dict[str, list[Run]], slo_ms: float) -> Table:
     shown = Table(title=f"an answer is good within {slo_ms:g} ms", title_justify="left")
-    columns = "load,server,offered/s,accepted/s,goodput/s,p50 ms,p99 ms,refused,with Retry-After"
-    for column in f"{columns},batch,sent late (p99)".split(","):
+    columns = "load,server,offered/s,accepted/s,goodput/s,p50 ms,p99 ms,batch,refused"
+    for column in f"{columns},sent late (p99)".split(","):
         shown.add_column(column, justify="right")
     for pair in zip(*runs.values(), strict=True):
         for name, run in zip(runs, pair, strict=True):
-            shown.add_row(f"{run.load:g}", name, *cells(run, slo_ms))
+            shown.add_row(f"{run.load:g}", name, *cells(run))
     return shown
 
 
-def cells(run: Run, slo_ms: float) -> list[str]:
+def cells(run: Run) -> list[str]:
     found = run.figures
-    late = found["lag_p99_ms"] > LAG * slo_ms
+    numbers = (
+        *(found.offered, found.answered, found.goodput or 0.0),
+        *(1000 * found.p50_s, 1000 * found.p99_s),
+    )
+    fell_behind = " (fell behind!)" if is_late(found) else ""
     return [
-        *(f"{found[name]:.0f}" for name in ("offered", "accepted", "goodput", "p50_ms", "p99_ms")),
-        *(f"{found[name]}" for name in ("refusals", "refused_with_advice")),
-        f"{found['batch_size']:.1f}",
-        f"{found['lag_p99_ms']:.1f} ms{' (fell behind!)' if late else ''}",
+        *(f"{number:.0f}" for number in numbers),
+        f"{found.batch_size:.1f}",
+        ", ".join(f"{count} × {name}" for name, count in found.failures.items()) or "-",
+        f"{1000 * found.lag_p99_s:.1f} ms{fell_behind}",
     ]
 
 
 def judge(name: str, runs: list[Run], slo_ms: float) -> None:
     """Say whether the promises are kept."""
-    goodput = {load: mean(runs, load, "goodput") for load in LOADS}
+    goodput = {load: goodput_of(runs, load) for load in LOADS}
     kept = goodput[max(LOADS)] / max(goodput.values())
     verdict(name, f"goodput at {max(LOADS):g} × is {kept:.1%} of its peak", kept >= GOODPUT_KEPT)
-    below = [run.figures["p99_ms"] for run in runs if run.load < 1]
+    below = [1000 * run.figures.p99_s for run in runs if run.load < 1]
     verdict(name, f"p99 below capacity is at most {max(below):.0f} ms", max(below) <= slo_ms)
-    if sum(run.figures["refusals"] for run in runs if run.load == max(LOADS)):
+    if sum(run.refusals for run in runs if run.load == max(LOADS)):
         answer_s, refusal_s = costs(runs)
         verdict(
             name,
@@ -160,27 +174,27 @@ def judge(name: str, runs: list[Run], slo_ms: float) -> None:
             refusal_s / answer_s < REFUSAL_SHARE,
         )
     unknown = {
-        status: count
+        name: count
         for run in runs
-        for status, count in run.figures["statuses"].items()
-        if status not in ("200", "503", "504")
+        for name, count in run.figures.failures.items()
+        if not name.startswith(("503", "504"))
     }
     if unknown:
         console.print(f"[red]{name}: unexpected: {unknown}[/]")
 
 
-def mean(runs: list[Run], load: float, figure: str) -> float:
-    found = [run.figures[figure] for run in runs if run.load == load]
-    return float(sum(found) / len(found))
+def goodput_of(runs: list[Run], load: float) -> float:
+    found = [run.figures.goodput or 0.0 for run in runs if run.load == load]
+    return sum(found) / len(found)
 
 
 def costs(runs: list[Run]) -> tuple[float, float]:
     """Return the CPU seconds of an answer and of a refusal."""
     below = [run for run in runs if run.load < 1]
     above = [run for run in runs if run.load == max(LOADS)]
-    loop_s = sum(run.loop_s for run in below) / sum(run.figures["answers"] for run in below)
-    answers = sum(run.figures["answers"] for run in above)
-    refusals = sum(run.figures["refusals"] for run in above)
+    loop_s = sum(run.loop_s for run in below) / sum(run.answers for run in below)
+    answers = sum(run.answers for run in above)
+    refusals = sum(run.refusals for run in above)
     answer_s = loop_s + sum(run.others_s for run in above) / answers
     return answer_s, (sum(run.loop_s for run in above) - loop_s * answers) / refusals
 

@@ -12,9 +12,7 @@ time, and the tail with it.
 """
 
 import argparse
-import asyncio
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,13 +24,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import aiohttp
 import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
 from shipped_model import free_port, wait_until_ready
 
+from batchserve.bench import processes
+from batchserve.bench.figures import durations, is_success
+from batchserve.bench.processes import Load
+from batchserve.bench.request import Request
+from batchserve.bench.stage import Stage, closed
+from batchserve.bench.tally import Tally
+from batchserve.bench.target import Target
 from batchserve.config import Config, ModelConfig
 from batchserve.simulation.machine import Machine
 from batchserve.simulation.recording import Recording
@@ -76,7 +80,6 @@ class Sample:
     """One request: seconds from its intended sending to its answer, and what the server said."""
 
     latency_s: float
-    status: int
     lag_s: float  # how late it was sent, because this machine had something else to do
     batch_size: int = 0
     forward_s: float = 0.0
@@ -139,9 +142,9 @@ def compare(url: str, loop: Loop, loads: list[float], seconds: float, slo_ms: fl
     """Measure and simulate each load, and print both."""
     with console.status("measuring what passes and requests take …"):
         before_s = loop.busy_s()
-        alone = asyncio.run(one_by_one(url, 100))
+        alone = send(url, closed(1, 4, 0))
         request_s = (loop.busy_s() - before_s) / len(alone)
-        crowd = asyncio.run(send(url, [0.0] * 20 * LARGEST))
+        crowd = send(url, Stage("crowd", 1, 0, moments=[0.0] * 20 * LARGEST))
     beside_s = median(sample.latency_s - sample.forward_s - sample.queue_s for sample in alone)
     # What neither the loop nor the device does: the way there and back, and the client.
     way_s = max(0.0, beside_s - request_s)
@@ -158,7 +161,7 @@ def compare(url: str, loop: Loop, loads: list[float], seconds: float, slo_ms: fl
         times_s = list(takewhile(lambda at_s: at_s < seconds, poisson(load * capacity, rng)))
         with console.status(f"load {load:g}: {len(times_s)} requests …"):
             before_s = loop.busy_s()
-            measured = asyncio.run(send(url, times_s))
+            measured = send(url, Stage("load", times_s[-1], 0, moments=times_s))
             request_s = (loop.busy_s() - before_s) / len(times_s)
         predicted = predict(times_s, measured, request_s, way_s, slo_ms)
         add_rows(table, load, figures(measured, times_s[-1]), predicted)
@@ -166,44 +169,21 @@ def compare(url: str, loop: Loop, loads: list[float], seconds: float, slo_ms: fl
     console.print(table)
 
 
-async def one_by_one(url: str, count: int) -> list[Sample]:
-    async with session() as client:
-        return [await post(client, url, asyncio.get_running_loop().time()) for _ in range(count)]
+def send(url: str, stage: Stage) -> list[Sample]:
+    target = Target.parse(url)
+    request = Request("POST", BODY, {"content-type": "application/json"})
+    (tally,) = processes.send(Load(target, [request.wire(target)]), stage)
+    return [sample_of(tally, place) for place in range(len(tally))]
 
 
-async def send(url: str, times_s: list[float]) -> list[Sample]:
-    """Send at these times, whatever becomes of the requests before."""
-    loop = asyncio.get_running_loop()
-    async with session() as client:
-        begin_s = loop.time() + 0.1
-        sending = []
-        for at_s in times_s:
-            await asyncio.sleep(begin_s + at_s - loop.time())
-            sending.append(asyncio.create_task(post(client, url, begin_s + at_s)))
-        return list(await asyncio.gather(*sending))
-
-
-def session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-
-
-async def post(client: aiohttp.ClientSession, url: str, meant_s: float) -> Sample:
-    headers = {"Content-Type": "application/json"}
-    lag_s = asyncio.get_running_loop().time() - meant_s
-    async with client.post(url, data=BODY, headers=headers) as response:
-        await response.read()
-        latency_s = asyncio.get_running_loop().time() - meant_s
-        if response.status != 200:  # noqa: PLR2004 - HTTP
-            return Sample(latency_s, response.status, lag_s)
-        timing = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["Server-Timing"]))
-        return Sample(
-            latency_s,
-            response.status,
-            lag_s,
-            int(response.headers["X-Batch-Size"]),
-            float(timing["forward"]) / 1000,
-            float(timing["queue"]) / 1000,
-        )
+def sample_of(tally: Tally, place: int) -> Sample:
+    meant_s = tally.meant_s[place]
+    latency_s, lag_s = tally.done_s[place] - meant_s, tally.sent_s[place] - meant_s
+    if not is_success(tally.names[tally.outcomes[place]]):
+        return Sample(latency_s, lag_s)
+    parts_s = durations(tally.timings[place])
+    batch_size = tally.batch_sizes[place]
+    return Sample(latency_s, lag_s, batch_size, parts_s["forward"], parts_s["queue"])
 
 
 def recording_of(times_s: list[float], samples: list[Sample]) -> Recording:

@@ -21,6 +21,7 @@ from PIL import Image
 from batchserve.app import build_app
 from batchserve.config import Config
 from batchserve.config_file import read_config
+from batchserve.testing.serving import DoorServer
 
 # pytest-asyncio looks for a current loop, which would make one that nobody closes.
 asyncio.set_event_loop(None)
@@ -69,7 +70,7 @@ def serve(aiohttp_client, configure) -> MakeClient:
 
     async def start(config: Config | None = None, **changes) -> TestClient[Any, Any]:
         app = await build_app(config or configure(**changes))
-        client: TestClient[Any, Any] = await aiohttp_client(app)
+        client: TestClient[Any, Any] = await aiohttp_client(DoorServer(app))
         return client
 
     return start

@@ -107,6 +107,7 @@ def test_defaults_of_a_model(read):
         "channels_last": None,
         "compile": False,
         "reproducible": False,
+        "candidate": None,
     }
 
 
@@ -433,6 +434,57 @@ def test_reproducible_needs_a_stated_batch_size(refused, batching):
 
 def test_reproducible_with_a_batch_size(read):
     assert read(reproducible=True, batching={"max_batch_size": 4}).models[0].reproducible
+
+
+TRIED = {"name": "one", "version": "2", "source": "tests.models:tiny"}
+
+
+@pytest.mark.parametrize("candidate", [{"share": 0.1}, {"share": 1}, {"shadow": True}])
+def test_a_version_is_a_candidate(candidate):
+    models = [{**TRIED, "version": "1"}, {**TRIED, "candidate": candidate}]
+    found = Config.model_validate({"models": models}).models[1].candidate
+    assert found is not None
+    assert (found.share, found.shadow) == (candidate.get("share", 0), "shadow" in candidate)
+    again = Config.model_validate_json(Config.model_validate({"models": models}).model_dump_json())
+    assert again.models[1].candidate == found
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        ({}, "models.1.candidate: state share, from 0 to 1, or shadow: true, or both"),
+        ({"share": 1.5}, "models.1.candidate.share: Input should be less than or equal to 1"),
+        ({"share": -0.1}, "models.1.candidate.share: Input should be greater than or equal to 0"),
+        ({"share": True}, "models.1.candidate.share: Input should be a valid number"),
+        ({"shadow": "yes"}, "models.1.candidate.shadow: Input should be a valid boolean"),
+        ({"shar": 1}, "models.1.candidate.shar: unknown key; did you mean 'share'?"),
+    ],
+)
+def test_a_candidate_that_says_nothing_is_refused(refused, candidate, message):
+    models = [{**TRIED, "version": "1"}, {**TRIED, "candidate": candidate}]
+    (line,) = _lines(refused(text=yaml.safe_dump({"models": models})))
+    assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([{"candidate": {"share": 1}}], "models.0.candidate: one:2 is the first version"),
+        (
+            [{}, {"version": "3", "candidate": {"share": 1}},
+             {"version": "4", "candidate": {"shadow": True}}],
+            "models.2.candidate: one:3 is a candidate, too; a model has one at most",
+        ),
+        (
+            [{}, {"version": "3", "task": "a:B", "candidate": {"share": 1}}],
+            "models.1.candidate: its task is a:B, and that of one:2 is tensor",
+        ),
+    ],
+)  # fmt: skip
+def test_a_candidate_is_tried_beside_one_version(refused, changes, message):
+    models = [{**TRIED, **change} for change in changes]
+    (line,) = _lines(refused(text=yaml.safe_dump({"models": models})))
+    assert line.startswith(message)
 
 
 @pytest.mark.parametrize("version", [1, "1", None])

@@ -51,6 +51,28 @@ def test_settings_come_from_the_config(environ):
     assert 0 < settings["max_requests_jitter"] < 500
 
 
+@pytest.mark.parametrize(
+    ("device", "has_driver", "preloads"),
+    [
+        ("cpu", False, True),
+        ("auto", False, True),
+        ("cuda:1", False, False),
+        # Such a model may come over HTTP.
+        ("cpu", True, False),
+    ],
+)
+def test_the_master_imports_for_all_workers_unless_they_may_use_cuda(
+    environ, monkeypatch, tmp_path, device, has_driver, preloads
+):
+    driver = tmp_path / "version"
+    if has_driver:
+        driver.touch()
+    monkeypatch.setattr("batchserve.gunicorn_settings.NVIDIA_DRIVER", driver)
+    models = f'[{{"name": "m", "source": "torchvision:resnet18", "device": "{device}"}}]'
+    settings = gunicorn_settings({**environ, "BATCHSERVE_MODELS": models})
+    assert settings["preload_app"] is preloads
+
+
 def test_the_environment_overrides_the_config(environ):
     settings = gunicorn_settings({**environ, "BATCHSERVE_SERVER__WORKERS": "5"})
     assert settings["workers"] == 5

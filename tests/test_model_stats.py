@@ -17,6 +17,8 @@ TERMS = Terms(1.0, 1.0)
 def answer(outputs: int = 1, **seconds: float) -> Answer:
     stages = {"decode_s": 0.0, "queue_s": 0.0, "forward_s": 0.0, "encode_s": 0.0, **seconds}
     return Answer(
+        model=None,  # type: ignore[arg-type]
+        rows=[None] * outputs,
         outputs=[None] * outputs,
         batch_size=1,
         batch_reason=CloseReason.IDLE,

@@ -17,7 +17,7 @@ UNSEEN = {
     "swagger-ui-py",  # for its files
 }
 # Extras that hold no library of the package's own.
-FOR_OTHERS = {"dev", "examples"}
+FOR_OTHERS = {"dev", "docs", "examples"}
 # From here, all else is imported that is not imported when it is needed.
 WITHOUT_EXTRAS = ["cli", "app", "gunicorn_settings", "top.command", "demo", "testing"]
 NOT_OURS = {"batchserve", *sys.stdlib_module_names}

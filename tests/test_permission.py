@@ -47,7 +47,7 @@ def ask(config: Config, **section: Any) -> ModelConfig:
 
 def test_every_key_of_a_model_is_safe_or_looked_at_or_refused():
     """Whoever adds one has to decide; what is in neither list cannot be set over HTTP."""
-    refused = {"trust", "entry"}
+    refused = {"trust", "entry", "candidate"}
     assert set(ModelConfig.model_fields) == SAFE | set(CHECKED) | refused
 
 
@@ -171,6 +171,7 @@ def test_what_runs_the_code_of_a_file_is_refused(config, section):
         ({"precison": "bf16"}, "precison: unknown key; did you mean 'precision'"),
         ({"source": 7}, "source: Input should be a valid string"),
         ({"source": ""}, "source: "),
+        ({"candidate": {"share": 0.1}}, "once it is loaded, PUT /admin/models/m/candidate"),
         ({"device": "tpu"}, r"device: write auto, cpu, .* \(it is 'tpu'\)"),
         ({"batching": {"max_wait_ms": 60_000}}, "batching.max_wait_ms .* is not below"),
         ({"slo_ms": 99_999}, "slo_ms .* is above"),

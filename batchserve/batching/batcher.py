@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchserve.batch import Batch, Fault, Item, Terms
 from batchserve.batching.passes import Passes
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
+
+MakeFuture = Callable[[], "asyncio.Future[Any]"]
 
 # Turns of the event loop in which requests that lie in the socket buffers are parsed and their
 # handlers start: one turn to read, one to run what the reading woke, and that once more for the
@@ -68,9 +70,17 @@ class Arrival(AbstractContextManager["Arrival"]):
         """
         self._batcher.reserve(self, count)
 
-    def submit(self, tensors: Sequence["torch.Tensor"]) -> list[Item]:
-        """Put one item for each tensor on the queue, into the places that are held for them."""
-        self.items = self._batcher.put(self, tensors)
+    def submit(
+        self, tensors: Sequence["torch.Tensor"], make_future: MakeFuture | None = None
+    ) -> list[Item]:
+        """Put one item for each tensor on the queue, into the places that are held for them.
+
+        Args:
+            tensors: what was decoded.
+            make_future: makes what an item's row arrives in; None: the event loop's futures.
+        """
+        make_future = make_future or asyncio.get_running_loop().create_future
+        self.items = self._batcher.put(self, tensors, make_future)
         return self.items
 
     def __exit__(
@@ -150,18 +160,18 @@ class Batcher:
         self.scheduler.check(count, arrival.terms, arrival.read_s)
         self.scheduler.hold(arrival, count, arrival.terms.priority)
 
-    def put(self, arrival: Arrival, tensors: Sequence["torch.Tensor"]) -> list[Item]:
+    def put(
+        self,
+        arrival: Arrival,
+        tensors: Sequence["torch.Tensor"],
+        make_future: MakeFuture,
+    ) -> list[Item]:
         """Put items on the queue, all of them: see `Arrival.submit`."""
         self._check_alive()
-        loop = asyncio.get_running_loop()
-        now_s = self.clock()
+        now_s, terms, key = self.clock(), arrival.terms, self._bucket_key
         items = [
-            Item(
-                tensor, self._bucket_key(tensor), arrival, arrival.terms, now_s,
-                loop.create_future(),
-            )
-            for tensor in tensors
-        ]  # fmt: skip
+            Item(tensor, key(tensor), arrival, terms, now_s, make_future()) for tensor in tensors
+        ]
         self.scheduler.admit(arrival, self.passes.check_past(items, now_s), now_s - arrival.read_s)
         self._arriving.discard(arrival)
         self._wake()
@@ -190,7 +200,7 @@ class Batcher:
 
     async def wait_empty(self) -> None:
         """Return once nobody is in it any more; best after `drain`."""
-        while self._arriving or self.queued or self._computing:  # noqa: ASYNC110 - nobody tells
+        while not self.idle:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(LOOK_S)
 
     async def close(self) -> None:
@@ -210,6 +220,11 @@ class Batcher:
     def running(self) -> bool:
         """Whether the loop is there to serve; readiness asks this."""
         return self._loop is not None and not self._loop.done() and self.lost is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing arrives, waits or is computed."""
+        return not (self._arriving or self.queued or self._computing)
 
     @property
     def queued(self) -> int:

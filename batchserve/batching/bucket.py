@@ -6,7 +6,7 @@ Between priorities, `Shares` decides.
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from batchserve.batch import Item, Priority
@@ -35,27 +35,34 @@ class Load:
 
 
 class Lane:
-    """Items of one priority. Every operation takes constant time, whatever waits."""
+    """Items of one priority. Every operation takes constant time, whatever waits.
+
+    Attributes:
+        size: how many there are.
+    """
+
+    __slots__ = ("_by_age", "_turns", "size")
 
     def __init__(self) -> None:
         self._turns: OrderedDict[Hashable, _Turn] = OrderedDict()  # whose turn is next, first
         self._by_age: OrderedDict[Hashable, None] = OrderedDict()
-        self._items = 0
+        self.size = 0
 
     def append(self, item: Item) -> None:
         """Take an item into its request's turn; a new request comes last."""
         turn = self._turns.get(item.request)
+        self.size += 1
         if turn is None:
-            turn = self._turns[item.request] = _Turn(item.queued_s, deque())
+            self._turns[item.request] = _Turn(item.queued_s, deque((item,)))
             self._by_age[item.request] = None
-        turn.items.append(item)
-        self._items += 1
+        else:
+            turn.items.append(item)
 
     def pop(self, now_s: float) -> Item:
         """Take the next item; its request goes to the end of the line."""
         request, turn = next(iter(self._turns.items()))
         item = turn.items.popleft()
-        self._items -= 1
+        self.size -= 1
         if turn.items:
             turn.since_s = now_s
             self._turns.move_to_end(request)
@@ -69,7 +76,7 @@ class Lane:
         if turn is None:
             return 0
         self._forget(request)
-        self._items -= len(turn.items)
+        self.size -= len(turn.items)
         return len(turn.items)
 
     @property
@@ -92,7 +99,7 @@ class Lane:
         return self._turns[next(iter(self._by_age))].items[0]
 
     def __len__(self) -> int:
-        return self._items
+        return self.size
 
     def _forget(self, request: Hashable) -> None:
         del self._turns[request]
@@ -110,20 +117,21 @@ class Bucket:
         self.lanes = {priority: Lane() for priority in Priority}
         # Promised for a moment that cannot be kept any more: served when nobody else waits.
         self.late = Lane()
+        self._lanes = (*self.lanes.values(), self.late)
 
     def append(self, item: Item) -> None:
         self.lanes[item.terms.priority].append(item)
 
     def next_priority(self, shares: Shares) -> Priority | None:
         """Return whose turn it is; None: only late items wait."""
-        waiting = [priority for priority, lane in self.lanes.items() if lane]
+        waiting = [priority for priority, lane in self.lanes.items() if lane.size]
         if len(waiting) > 1:
             return shares.first_of(waiting)
         return waiting[0] if waiting else None
 
     def take_all(self) -> list[Item]:
         """Take everything, in no order that matters."""
-        return [lane.pop(0.0) for lane in self._all_lanes() for _ in range(len(lane))]
+        return [lane.pop(0.0) for lane in self._lanes for _ in range(len(lane))]
 
     def loads(self) -> dict[Priority, Load]:
         """Return what waits by priority; whoever is late is served after everybody else."""
@@ -142,21 +150,17 @@ class Bucket:
 
     def withdraw(self, request: Hashable) -> int:
         """Forget a request; return how many of its items waited here."""
-        return sum(lane.withdraw(request) for lane in self._all_lanes())
+        return sum(lane.withdraw(request) for lane in self._lanes)
 
     @property
     def oldest(self) -> Item:
         """The item that has been queued longest."""
         return min(
-            (lane.oldest for lane in self._all_lanes() if lane), key=lambda item: item.queued_s
+            (lane.oldest for lane in self._lanes if lane.size), key=lambda item: item.queued_s
         )
 
     def __len__(self) -> int:
-        return sum(map(len, self._all_lanes()))
+        return sum([lane.size for lane in self._lanes])
 
     def __repr__(self) -> str:
         return f"<Bucket {self.key} | {len(self)} waiting>"
-
-    def _all_lanes(self) -> Iterable[Lane]:
-        yield from self.lanes.values()
-        yield self.late

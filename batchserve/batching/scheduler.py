@@ -77,7 +77,7 @@ class Scheduler:
             QueueFull: there is no place for them now.
             Overloaded: they would be late.
         """
-        over = self.taken + count - self._max_queue_size
+        over = self.queued + self._places_held + count - self._max_queue_size
         if over > 0 and over > self._late:
             backlog = self.backlog(now_s)
             check_places(count, self.taken, self._max_queue_size, backlog, self.cost)
@@ -99,9 +99,10 @@ class Scheduler:
         self._held[request] = (priority, count)
         self._places_held += count
 
-    def admit(self, request: Hashable, items: Iterable[Item], decode_s: float) -> None:
-        """Put a request's items on the queue, in the places that are held for it."""
+    def admit(self, request: Hashable, items: Sequence[Item], decode_s: float) -> None:
+        """Put a request's items on the queue, in the places that are held for it, if any are."""
         self._release(request)
+        self._give_up_late(self.taken + len(items) - self._max_queue_size)
         self._decode_s += DECODE_WEIGHT * (decode_s - self._decode_s)
         for item in items:
             self._put(item)
@@ -255,10 +256,11 @@ class Scheduler:
         bucket = self._buckets.get(item.bucket_key)
         if bucket is None:
             bucket = self._buckets[item.bucket_key] = Bucket(item.bucket_key)
-        if not bucket.lanes[item.terms.priority]:
-            self._join(item.terms.priority)
+        priority = item.terms.priority
+        if not bucket.lanes[priority].size:
+            self._join(priority)
         bucket.append(item)
-        self._arrivals.came(item.terms.priority, item.queued_s)
+        self._arrivals.came(priority, item.queued_s)
         self.queued += 1
 
     def _join(self, priority: Priority) -> None:
@@ -266,7 +268,7 @@ class Scheduler:
             other
             for bucket in self._buckets.values()
             for other, lane in bucket.lanes.items()
-            if lane
+            if lane.size
         }
         if priority not in waiting:
             self._shares.join(priority, waiting)
@@ -318,8 +320,8 @@ class Scheduler:
             del self._buckets[bucket.key]
 
     def _release(self, request: Hashable) -> None:
-        _, count = self._held.pop(request, (None, 0))
-        self._places_held -= count
+        if held := self._held.pop(request, None):
+            self._places_held -= held[1]
 
     # What a newcomer has to expect.
 
@@ -338,15 +340,15 @@ class Scheduler:
 
     def _is_surely_in_time(self, count: int, terms: Terms, now_s: float) -> bool:
         """Whether even one by one all would be computed in time: most often, and soon told."""
+        waiting = self.queued + self._places_held
         busy_s = self._busy_s(now_s)
-        alone_s = self.cost.seconds(None, 1)
-        queued_s = 0.0
-        for key, bucket in self._buckets.items():
-            each_s = self.cost.seconds(key, 1)
-            alone_s = max(alone_s, each_s)
-            queued_s += len(bucket) * each_s
-        others = self._places_held + count + self._arrivals.rate(now_s) * busy_s
-        expected_s = busy_s + queued_s + others * alone_s + self._decode_s
+        if not (waiting or busy_s):
+            return True
+        seconds = self.cost.seconds
+        # As if all that waits were of the kind that takes longest.
+        alone_s = max([seconds(None, 1), *[seconds(key, 1) for key in self._buckets]])
+        items = waiting + count + self._arrivals.rate(now_s) * busy_s
+        expected_s = busy_s + items * alone_s + self._decode_s
         if self._arrivals.are_mixed:
             rates = self._arrivals.rates(now_s)
             expected_s += held_up_s(expected_s, terms.priority, rates, alone_s)
@@ -370,7 +372,9 @@ class Scheduler:
 
         A pass that is over its time may go on as long.
         """
-        busy_s = sum(self.cost.seconds(part.bucket_key, len(part)) for part in self._to_retry)
+        busy_s = 0.0
+        if self._to_retry:
+            busy_s = sum(self.cost.seconds(part.bucket_key, len(part)) for part in self._to_retry)
         if self._running is not None:
             running = self._running
             expected_s = self.cost.seconds(running.bucket_key, len(running))

@@ -4,13 +4,20 @@
 """
 
 from batchserve.config.endpoint import OUR_PATHS, EndpointConfig
-from batchserve.config.model import BatchingConfig, ImageConfig, ModelConfig, is_path
+from batchserve.config.model import (
+    BatchingConfig,
+    CandidateConfig,
+    ImageConfig,
+    ModelConfig,
+    is_path,
+)
 from batchserve.config.server import FetchConfig, ServerConfig, TlsConfig
 from batchserve.config.whole import Config
 
 __all__ = [
     "OUR_PATHS",
     "BatchingConfig",
+    "CandidateConfig",
     "Config",
     "EndpointConfig",
     "FetchConfig",

@@ -65,6 +65,30 @@ class ImageConfig(Section):
         return std
 
 
+class CandidateConfig(Section):
+    """How a version is tried beside the current one."""
+
+    share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        strict=True,
+        description="Of the requests that name no version, this part gets its answers.",
+    )
+    shadow: bool = Field(
+        False,
+        strict=True,
+        description="It gets copies of requests when nothing else is to be computed; its answers "
+        "are compared with those that were given.",
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "CandidateConfig":
+        if not {"share", "shadow"} & self.model_fields_set:
+            raise ValueError("state share, from 0 to 1, or shadow: true, or both")
+        return self
+
+
 def is_path(source: str) -> bool:
     """Whether a source is a file, here or at a URL, and no name to import."""
     return IMPORTED.fullmatch(source) is None
@@ -167,6 +191,9 @@ class ModelConfig(Section):
         "whichever neighbours it travelled with.",
     )
     batching: BatchingConfig = BatchingConfig()
+    candidate: CandidateConfig | None = Field(
+        None, description="Tried beside the current version, which is the first of its name."
+    )
 
     @property
     def key(self) -> str:

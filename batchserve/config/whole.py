@@ -57,6 +57,31 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _candidates_are_tried_beside_another(self) -> "Config":
+        first: dict[str, ModelConfig] = {}
+        tried: dict[str, str] = {}
+        for number, model in enumerate(self.models):
+            where, current = f"models.{number}.candidate", first.setdefault(model.name, model)
+            if model.candidate is None:
+                continue
+            if model is current:
+                raise ValueError(
+                    f"{where}: {model.key} is the first version of its model, and so the current "
+                    f"one; a candidate is listed after it"
+                )
+            if model.name in tried:
+                raise ValueError(
+                    f"{where}: {tried[model.name]} is a candidate, too; a model has one at most"
+                )
+            if model.task != current.task:
+                raise ValueError(
+                    f"{where}: its task is {model.task}, and that of {current.key} is "
+                    f"{current.task}; the same requests cannot go to both"
+                )
+            tried[model.name] = model.key
+        return self
+
+    @model_validator(mode="after")
     def _endpoints_lead_somewhere(self) -> "Config":
         versions: dict[str, list[str]] = {}
         for model in self.models:

@@ -18,7 +18,7 @@ from batchserve.repository.keeper import Configure, Keeper
 from batchserve.repository.reconcile import advance
 from batchserve.repository.reports import Report, counted
 from batchserve.repository.repository import ModelRepository
-from batchserve.repository.wanted import Plan, Wanted, in_words, plan
+from batchserve.repository.wanted import Base, Plan, Wanted, base_of, in_words, plan
 from batchserve.stores.base import Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ TTL_S, HEARTBEAT_S = 10.0, 2.0
 # How often to try again if others change the document at the same time.
 ATTEMPTS = 20
 
-Operation = Callable[[Sequence[str], Wanted], Wanted]
+Operation = Callable[[Base, Wanted], Wanted]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Follower:
         self.wanted = Wanted()
         self.reports: dict[str, Report] = {}
         by_key = {config.key: config for config in configs}
-        self.base = list(by_key)
+        self.base = base_of(configs)
         self._keeper = Keeper(repository, by_key, configure, self.poke)
         self._identity = identity
         self._open_store = open_store
@@ -138,6 +138,8 @@ class Follower:
             async with self._lock:
                 try:
                     await self._look()
+                    # What has become ready since is still to be made current.
+                    self._obey()
                     await self._tell()
                     if await self._replace(self.wanted.next()):
                         return

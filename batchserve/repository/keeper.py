@@ -56,6 +56,7 @@ class Keeper:
         todo = steps(planned, held, repository.currents)
         for name, version in todo.make_current.items():
             repository.make_current(name, version)
+        repository.candidates = planned.candidates
         unwanted = {(found.key, found.serial) for found in todo.unload}
         for found in [v for v in repository.versions if (v.key, v.serial) in unwanted]:
             task = asyncio.create_task(self._unload(found))

@@ -1,6 +1,6 @@
 """What an operator can ask for, as functions from one document to the next. Pure.
 
-Each takes the keys of what the config file has (`base`), and raises `NotFound` or `Conflict` where
+Each takes what the config file has (`base`), and raises `NotFound` or `Conflict` where
 it makes no sense.
 """
 
@@ -8,11 +8,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchserve.errors import Conflict, NotFound
-from batchserve.repository.wanted import Change, Phase, Plan, Upcoming, Wanted, plan
+from batchserve.repository.wanted import (
+    Base,
+    Candidate,
+    Change,
+    Phase,
+    Plan,
+    Upcoming,
+    Wanted,
+    plan,
+    without_candidate,
+)
 
 
 def load(
-    base: Sequence[str],
+    base: Base,
     wanted: Wanted,
     key: str,
     section: dict[str, Any] | None,
@@ -43,7 +53,7 @@ def load(
     )
 
 
-def unload(base: Sequence[str], wanted: Wanted, key: str) -> Wanted:
+def unload(base: Base, wanted: Wanted, key: str) -> Wanted:
     """Take a version out; of a current one, only if the model has no other.
 
     A version that has failed is forgotten.
@@ -64,7 +74,7 @@ def unload(base: Sequence[str], wanted: Wanted, key: str) -> Wanted:
     return _taken_out(base, wanted, [key]).next()
 
 
-def unload_model(base: Sequence[str], wanted: Wanted, name: str) -> Wanted:
+def unload_model(base: Base, wanted: Wanted, name: str) -> Wanted:
     """Take a model out, with all its versions."""
     planned = plan(base, wanted)
     keys = [f"{name}:{version}" for version in planned.versions(name)]
@@ -73,7 +83,7 @@ def unload_model(base: Sequence[str], wanted: Wanted, name: str) -> Wanted:
     return _taken_out(base, wanted, keys).next()
 
 
-def make_current(base: Sequence[str], wanted: Wanted, key: str) -> Wanted:
+def make_current(base: Base, wanted: Wanted, key: str) -> Wanted:
     """Have a version answer where none is named, once every worker has it ready."""
     planned = plan(base, wanted)
     name, _, version = key.partition(":")
@@ -82,7 +92,7 @@ def make_current(base: Sequence[str], wanted: Wanted, key: str) -> Wanted:
     return wanted.next(upcoming={**wanted.upcoming, name: Upcoming(version=version)})
 
 
-def roll_back(base: Sequence[str], wanted: Wanted, name: str) -> Wanted:
+def roll_back(base: Base, wanted: Wanted, name: str) -> Wanted:
     """Go back to the version that was current before."""
     planned = plan(base, wanted)
     versions = planned.versions(name)
@@ -97,7 +107,32 @@ def roll_back(base: Sequence[str], wanted: Wanted, name: str) -> Wanted:
     return wanted.next(upcoming={**wanted.upcoming, name: Upcoming(version=past[-1], back=True)})
 
 
-def _last_section(base: Sequence[str], wanted: Wanted, key: str) -> dict[str, Any] | None:
+def set_candidate(base: Base, wanted: Wanted, name: str, candidate: Candidate) -> Wanted:
+    """Try a version beside the current one, in place of any other that was tried."""
+    planned = plan(base, wanted)
+    version, key = candidate.version, f"{name}:{candidate.version}"
+    if version not in planned.versions(name):
+        raise _unknown(planned, name, version)
+    if planned.current[name] == version:
+        raise Conflict(f"{key} is current; a candidate is tried beside the current version")
+    if not any(target.key == key and target.settled for target in planned.targets):
+        raise Conflict(f"{key} is still being loaded; wait until every worker has it ready")
+    return wanted.next(candidates={**wanted.candidates, name: candidate})
+
+
+def clear_candidate(base: Base, wanted: Wanted, name: str) -> Wanted:
+    """Have the current version answer all requests that name none."""
+    _candidate(plan(base, wanted), name)
+    return wanted.next(candidates=without_candidate(base, wanted, name))
+
+
+def promote(base: Base, wanted: Wanted, name: str) -> Wanted:
+    """Make a model's candidate current, which ends the trial."""
+    candidate = _candidate(plan(base, wanted), name)
+    return make_current(base, wanted, f"{name}:{candidate.version}")
+
+
+def _last_section(base: Base, wanted: Wanted, key: str) -> dict[str, Any] | None:
     change = wanted.changes.get(key)
     if change is not None and change.section is not None:
         return change.section
@@ -110,13 +145,17 @@ def _last_section(base: Sequence[str], wanted: Wanted, key: str) -> dict[str, An
     return None
 
 
-def _taken_out(base: Sequence[str], wanted: Wanted, keys: Sequence[str]) -> Wanted:
+def _taken_out(base: Base, wanted: Wanted, keys: Sequence[str]) -> Wanted:
     changes = {key: change for key, change in wanted.changes.items() if key not in keys}
     for key in keys:
         if key in base:
             change = wanted.changes.get(key)
             section = change.section if change is not None else None
             changes[key] = Change(phase=Phase.UNLOADED, section=section)
+    for name, candidate in plan(base, wanted).candidates.items():
+        if f"{name}:{candidate.version}" in keys:
+            update = {"candidates": without_candidate(base, wanted, name)}
+            wanted = wanted.model_copy(update=update)
     return _forgotten(wanted, keys).model_copy(
         update={
             "changes": changes,
@@ -135,6 +174,14 @@ def _taken_out(base: Sequence[str], wanted: Wanted, keys: Sequence[str]) -> Want
 def _forgotten(wanted: Wanted, keys: Sequence[str]) -> Wanted:
     failures = tuple(failure for failure in wanted.failures if failure.key not in keys)
     return wanted.model_copy(update={"failures": failures})
+
+
+def _candidate(planned: Plan, name: str) -> Candidate:
+    if name in planned.candidates:
+        return planned.candidates[name]
+    if not planned.versions(name):
+        raise _unknown(planned, name, None)
+    raise Conflict(f"model {name!r} has no candidate; PUT /admin/models/{name}/candidate names one")
 
 
 def _unknown(planned: Plan, name: str, version: str | None) -> NotFound:

@@ -14,6 +14,7 @@ from batchserve.repository.version import State
 from batchserve.repository.wanted import (
     FAILURES,
     HISTORY,
+    Base,
     Change,
     Failure,
     Phase,
@@ -22,19 +23,20 @@ from batchserve.repository.wanted import (
     Upcoming,
     Wanted,
     plan,
+    without_candidate,
 )
 
 V = TypeVar("V")
 
 
-def advance(base: Sequence[str], wanted: Wanted, reports: Iterable[Report]) -> Wanted | None:
+def advance(base: Base, wanted: Wanted, reports: Iterable[Report]) -> Wanted | None:
     """Return the next document, if what the workers report allows for one.
 
     - A version that has failed in one worker is taken back everywhere.
     - One that all workers have ready is loaded, and becomes current if it is to.
 
     Args:
-        base: the keys of what the config file has.
+        base: what the config file has.
         wanted: the document.
         reports: of all workers that live, also those that are starting.
     """
@@ -44,7 +46,7 @@ def advance(base: Sequence[str], wanted: Wanted, reports: Iterable[Report]) -> W
         return None
     planned = plan(base, wanted)
     loaded = _after_loading(planned, wanted, everybody, deciding)
-    return next(chain(loaded, _after_waiting(planned, wanted, deciding)), None)
+    return next(chain(loaded, _after_waiting(base, wanted, deciding)), None)
 
 
 def _after_loading(
@@ -62,13 +64,19 @@ def _after_loading(
             yield _settled(wanted, key, change)
 
 
-def _after_waiting(planned: Plan, wanted: Wanted, deciding: Sequence[Report]) -> Iterator[Wanted]:
+def _after_waiting(base: Base, wanted: Wanted, deciding: Sequence[Report]) -> Iterator[Wanted]:
+    planned = plan(base, wanted)
     for name, upcoming in wanted.upcoming.items():
         target = _latest(planned, f"{name}:{upcoming.version}")
         if target is None or (target.settled and _failure(target, deciding) is not None):
             yield wanted.next(upcoming=_without(wanted.upcoming, name))
         elif target.settled and _ready_everywhere(target, deciding):
-            yield _flipped(wanted, name, planned.current[name], upcoming)
+            flipped = _flipped(wanted, name, planned.current[name], upcoming)
+            candidate = planned.candidates.get(name)
+            if candidate is not None and candidate.version == upcoming.version:
+                candidates = without_candidate(base, wanted, name)
+                flipped = flipped.model_copy(update={"candidates": candidates})
+            yield flipped
 
 
 def _failure(target: Target, reports: Iterable[Report]) -> str | None:

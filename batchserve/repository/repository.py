@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError, NotFound
+from batchserve.repository.trial import Trial
 from batchserve.repository.version import ModelVersion, OnBatch, OnFault, State
+from batchserve.repository.wanted import Candidate, Wanted, base_of, plan
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +30,12 @@ class ModelRepository:
     Attributes:
         versions: what requests can find.
         retiring: what they cannot find any more, but still use.
+        candidates: what is tried beside the current version, of each model that has one.
     """
 
     def __init__(
         self,
-        configs: Iterable[ModelConfig] = (),
+        configs: Sequence[ModelConfig] = (),
         on_batch: OnBatch = lambda _model, _batch: None,
         on_fault: OnFault = lambda _model, _fault: None,
         hang_s: float = math.inf,
@@ -45,6 +48,7 @@ class ModelRepository:
         self._found: dict[tuple[str | None, str | None], ModelVersion] = {}
         self.versions = [ModelVersion(config, hang_s, threads=threads) for config in configs]
         self.retiring: list[ModelVersion] = []
+        self.candidates: Mapping[str, Candidate] = plan(base_of(configs), Wanted()).candidates
 
     # Changing it.
 
@@ -162,6 +166,24 @@ class ModelRepository:
         if (found := self._found.get((name, version))) is None:
             found = self._found[name, version] = self._find(name, version)
         return found
+
+    def trial(self, current: ModelVersion) -> Trial | None:
+        """Return what is tried beside a current version; None: nothing that could answer now."""
+        candidate = self.candidates.get(current.name)
+        if candidate is None or candidate.version == current.version:
+            return None
+        for found in self.versions:
+            is_it = (found.name, found.version) == (current.name, candidate.version)
+            # What was decoded for the one must be something to the other.
+            if is_it and found.ready and found.config.task == current.config.task:
+                return Trial(found, candidate.share, candidate.shadow)
+        return None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody asks any version for anything now."""
+        versions = [*self.versions, *self.retiring]
+        return all(found.batcher.idle for found in versions if found.loaded)
 
     def drain(self) -> None:
         for version in [*self.versions, *self.retiring]:

@@ -3,12 +3,14 @@
 All workers read it and bring themselves in line with it; `reconcile.py` has the rules.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
+
+from batchserve.config import ModelConfig
 
 # Versions to go back to, and failures to tell of.
 HISTORY, FAILURES = 10, 20
@@ -54,6 +56,37 @@ class Upcoming(Document):
     back: bool = False
 
 
+class Candidate(Document):
+    """A version that is tried beside the current one.
+
+    Attributes:
+        share: of the requests that name no version, from 0 to 1, it answers.
+        shadow: it gets copies of what the current one has answered, and nobody sees its answers.
+    """
+
+    version: str
+    share: float = 0.0
+    shadow: bool = False
+
+    def __str__(self) -> str:
+        copies = " and copies of them" if self.shadow else ""
+        return f"{self.version}, with {self.share:.4g} of the requests{copies}"
+
+
+# What the config file has: the versions' keys in its order, with those that are candidates there.
+Base = Mapping[str, Candidate | None]
+
+
+def base_of(configs: Iterable[ModelConfig]) -> Base:
+    """Return what the document changes, out of the config file."""
+    return {
+        config.key: Candidate(version=config.version, **config.candidate.model_dump())
+        if config.candidate
+        else None
+        for config in configs
+    }
+
+
 class Failure(Document):
     """A version that some worker could not load, so that it was taken back."""
 
@@ -71,6 +104,7 @@ class Wanted(Document):
             the first one.
         upcoming: what becomes current.
         history: what was current before, the latest last.
+        candidates: of each model where it is not as in the config file; None: it has none.
         failures: the last ones.
     """
 
@@ -79,6 +113,7 @@ class Wanted(Document):
     current: dict[str, str] = {}
     upcoming: dict[str, Upcoming] = {}
     history: dict[str, tuple[str, ...]] = {}
+    candidates: dict[str, Candidate | None] = {}
     failures: tuple[Failure, ...] = ()
 
     def next(self, **changed: Any) -> "Wanted":
@@ -116,11 +151,13 @@ class Plan:
     Attributes:
         targets: in the order of the config file, and then of their loading.
         current: of each model that has a target.
+        candidates: of each model that has one.
         ignored: what the document says and makes no sense any more, in words.
     """
 
     targets: tuple[Target, ...]
     current: dict[str, str]
+    candidates: dict[str, Candidate]
     ignored: tuple[str, ...] = ()
 
     def versions(self, name: str) -> list[str]:
@@ -128,11 +165,11 @@ class Plan:
         return list(dict.fromkeys(t.version for t in self.targets if t.name == name))
 
 
-def plan(base: Sequence[str], wanted: Wanted) -> Plan:
+def plan(base: Base, wanted: Wanted) -> Plan:
     """Return what to serve.
 
     Args:
-        base: the keys of what the config file has, in its order.
+        base: what the config file has.
         wanted: the changes.
     """
     targets: list[Target] = []
@@ -155,7 +192,20 @@ def plan(base: Sequence[str], wanted: Wanted) -> Plan:
         name: wanted.current[name] if wanted.current.get(name) in known else known[0]
         for name, known in versions.items()
     }
-    return Plan(tuple(targets), current, tuple(ignored))
+    candidates = {}
+    for name, candidate in _candidates(base, wanted).items():
+        if candidate.version not in versions.get(name, ()):
+            ignored.append(f"{name}:{candidate.version} is gone, and so cannot be a candidate")
+        # What answers all requests is tried no more.
+        elif candidate.version != current[name]:
+            candidates[name] = candidate
+    return Plan(tuple(targets), current, candidates, tuple(ignored))
+
+
+def without_candidate(base: Base, wanted: Wanted, name: str) -> dict[str, Candidate | None]:
+    """Return what the document has to say of candidates so that a model has none."""
+    others = {model: found for model, found in wanted.candidates.items() if model != name}
+    return {**others, name: None} if name in _candidates_of_base(base) else others
 
 
 def in_words(wanted: Wanted) -> list[str]:
@@ -168,7 +218,20 @@ def in_words(wanted: Wanted) -> list[str]:
     versions = [f"{key} {words[change.phase]}" for key, change in wanted.changes.items()]
     current = [f"{name}:{version} is current" for name, version in wanted.current.items()]
     upcoming = [f"{name}:{soon.version} becomes current" for name, soon in wanted.upcoming.items()]
-    return [*versions, *current, *upcoming]
+    candidates = [
+        f"{name} has no candidate" if candidate is None else f"{name} has the candidate {candidate}"
+        for name, candidate in wanted.candidates.items()
+    ]
+    return [*versions, *current, *upcoming, *candidates]
+
+
+def _candidates(base: Base, wanted: Wanted) -> dict[str, Candidate]:
+    found = {**_candidates_of_base(base), **wanted.candidates}
+    return {name: candidate for name, candidate in found.items() if candidate is not None}
+
+
+def _candidates_of_base(base: Base) -> dict[str, Candidate]:
+    return {key.partition(":")[0]: tried for key, tried in base.items() if tried is not None}
 
 
 def _without_base(change: Change) -> str:

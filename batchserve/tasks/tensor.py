@@ -12,6 +12,9 @@ from batchserve.errors import InvalidInput
 from batchserve.tasks.base import Task
 from batchserve.tasks.tensors import INPUT, VARIES, TensorSpec, datatype_of, holds_text
 
+# Of float32.
+SQUARE_OF_LARGEST = float(np.finfo(np.float32).max) ** 2
+
 
 class TensorTask(Task):
     """A tensor as nested lists of numbers, or as a numpy array.
@@ -58,6 +61,8 @@ class TensorTask(Task):
             array = np.asarray(payload)
         except ValueError:
             raise InvalidInput("the nested lists are ragged; every row needs one length") from None
+        if self._is_plain(array):
+            return torch.from_numpy(array.astype(np.float32))
         return torch.from_numpy(self._checked(array))
 
     def payloads(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> list[torch.Tensor]:
@@ -80,6 +85,14 @@ class TensorTask(Task):
             return None
         sizes = [1 if size == VARIES else size for size in self.shape]
         return torch.from_numpy(np.zeros(sizes, self.dtype))
+
+    def _is_plain(self, array: np.ndarray[Any, Any]) -> bool:
+        """Whether numbers are what most are: of the shape itself, finite, and soon seen to be."""
+        if array.shape != self.shape or array.dtype != np.float64 or self.dtype != np.float32:
+            return False
+        flat = array.ravel()
+        # It is not less if one of them is greater than float32 can hold, or no number.
+        return bool(flat.dot(flat) < SQUARE_OF_LARGEST)
 
     def _checked(self, array: np.ndarray[Any, Any], *, rows: bool = False) -> np.ndarray[Any, Any]:
         """Return a copy of an item, or of several as `rows`, in this task's dtype."""

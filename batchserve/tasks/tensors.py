@@ -87,6 +87,9 @@ def specs_of(row: Any, *, fixed: bool) -> tuple[TensorSpec, ...]:
     )
 
 
+NUMBERS = frozenset({float, int, bool})
+
+
 def holds_text(data: Any) -> bool:
     """Whether there is a string, or bytes, in nested lists.
 
@@ -94,6 +97,8 @@ def holds_text(data: Any) -> bool:
     """
     if not isinstance(data, list):
         return isinstance(data, str | bytes)
+    if NUMBERS.issuperset(map(type, data)):
+        return False
     # Not by recursion: a client may nest them deeper than Python goes.
     lists = [data]
     while lists:

@@ -13,8 +13,28 @@ from aiohttp.test_utils import TestClient, TestServer
 from batchserve.app import build_app
 from batchserve.config import Config
 from batchserve.config_file import read_config
+from batchserve.web.access_log import AccessLog
+from batchserve.web.door import Door
 
 Client = TestClient[web.Request, web.Application]
+
+
+class DoorServer(TestServer):
+    """Serves an application as a worker does, fast path and all.
+
+    Args:
+        app: of `build_app`.
+        access_log: None: there is none.
+    """
+
+    __test__ = False
+
+    def __init__(self, app: web.Application, access_log: AccessLog | None = None) -> None:
+        super().__init__(app)
+        self._access_log = access_log
+
+    async def _make_runner(self, **options: Any) -> web.AppRunner:
+        return Door(self.app, self._access_log, **options)
 
 
 @asynccontextmanager
@@ -43,7 +63,7 @@ async def serving(config: str | Path | Mapping[str, Any]) -> AsyncIterator[Clien
 
 @asynccontextmanager
 async def _client_of(config: Config) -> AsyncIterator[Client]:
-    async with TestClient(TestServer(await build_app(config))) as client:
+    async with TestClient(DoorServer(await build_app(config))) as client:
         yield client
 
 

@@ -2,6 +2,8 @@
 
 import re
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +11,8 @@ import orjson
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
+from batchserve.inference import Answer
+from batchserve.repository import ModelVersion
 from batchserve.web.keys import ANSWER, CODE, MODEL, REQUEST_ID, SECONDS
 
 # Probes, Prometheus and the dashboard come every few seconds and tell nothing.
@@ -21,6 +25,29 @@ SILENT = frozenset(
 ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the log tells of one request.
+
+    Attributes:
+        bytes: of the answer, its head among them.
+        code: of the error, if it was answered with one.
+        model: whom it was meant for, if anybody.
+        answer: the model's, if it gave one.
+    """
+
+    peer: str
+    method: str
+    path: str
+    status: int
+    bytes: int
+    seconds: float
+    request_id: str | None
+    code: str | None
+    model: ModelVersion | None
+    answer: Answer | None
+
+
 class AccessLog(AbstractAccessLogger):
     """Logs each request but the probes; `log_format` is `text` or `json`.
 
@@ -31,60 +58,78 @@ class AccessLog(AbstractAccessLogger):
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         if request.path in SILENT:
             return
-        # uvloop's clock, which `time` comes from, has milliseconds only.
-        seconds = request.get(SECONDS, time)
-        line = _json if self.log_format == "json" else _text
-        self.logger.info(line(request, response, seconds))
+        self.write(
+            Entry(
+                peer_of(request),
+                request.method,
+                request.path_qs,
+                response.status,
+                response.body_length,
+                # uvloop's clock, which `time` comes from, has milliseconds only.
+                request.get(SECONDS, time),
+                request.get(REQUEST_ID),
+                request.get(CODE),
+                request.get(MODEL),
+                request.get(ANSWER),
+            )
+        )
+
+    def write(self, entry: Entry) -> None:
+        """Log a request."""
+        self.logger.info((_json if self.log_format == "json" else _text)(entry))
 
 
-def _text(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> str:
+def _text(entry: Entry) -> str:
     line = (
-        f'{_now()} {peer_of(request)} "{request.method} {request.path_qs}" {response.status} '
-        f"{response.body_length} bytes {1000 * seconds:.1f} ms id={request.get(REQUEST_ID, '-')}"
+        f'{_now()} {entry.peer} "{entry.method} {entry.path}" {entry.status} '
+        f"{entry.bytes} bytes {1000 * entry.seconds:.1f} ms id={entry.request_id or '-'}"
     )
-    if code := request.get(CODE):
-        line += f" code={code}"
-    if model := request.get(MODEL):
-        line += f" model={model.name}:{model.version}"
-    if answer := request.get(ANSWER):
+    if entry.code:
+        line += f" code={entry.code}"
+    if entry.model:
+        line += f" model={entry.model.name}:{entry.model.version}"
+    if entry.answer:
         line += (
-            f" batch={answer.batch_size} queue={1000 * answer.queue_s:.1f} "
-            f"forward={1000 * answer.forward_s:.1f}"
+            f" batch={entry.answer.batch_size} queue={1000 * entry.answer.queue_s:.1f} "
+            f"forward={1000 * entry.answer.forward_s:.1f}"
         )
     return line
 
 
-def _json(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> str:
+def _json(entry: Entry) -> str:
     fields: dict[str, Any] = {
         "time": _now(),
-        "peer": peer_of(request),
-        "method": request.method,
-        "path": request.path_qs,
-        "status": response.status,
-        "bytes": response.body_length,
-        "ms": round(1000 * seconds, 3),
-        "id": request.get(REQUEST_ID),
+        "peer": entry.peer,
+        "method": entry.method,
+        "path": entry.path,
+        "status": entry.status,
+        "bytes": entry.bytes,
+        "ms": round(1000 * entry.seconds, 3),
+        "id": entry.request_id,
     }
-    if code := request.get(CODE):
-        fields["code"] = code
-    if model := request.get(MODEL):
-        fields |= {"model": model.name, "version": model.version}
-    if answer := request.get(ANSWER):
+    if entry.code:
+        fields["code"] = entry.code
+    if entry.model:
+        fields |= {"model": entry.model.name, "version": entry.model.version}
+    if entry.answer:
         fields |= {
-            "batch": answer.batch_size,
-            "reason": answer.batch_reason,
-            "decode_ms": round(1000 * answer.decode_s, 3),
-            "queue_ms": round(1000 * answer.queue_s, 3),
-            "forward_ms": round(1000 * answer.forward_s, 3),
+            "batch": entry.answer.batch_size,
+            "reason": entry.answer.batch_reason,
+            "decode_ms": round(1000 * entry.answer.decode_s, 3),
+            "queue_ms": round(1000 * entry.answer.queue_s, 3),
+            "forward_ms": round(1000 * entry.answer.forward_s, 3),
         }
     return orjson.dumps(fields).decode()
 
 
 def peer_of(request: web.BaseRequest) -> str:
     """Return who asks; on a Unix socket, whom the proxy there says it asks for."""
-    if request.remote:
-        return request.remote
-    last = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+    return request.remote or behind_proxy(request.headers)
+
+
+def behind_proxy(headers: Mapping[str, str]) -> str:
+    """Return whom a proxy says that it asks for; `unix` if it says nothing of use."""
+    last = headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
     return last if ADDRESS.fullmatch(last) else "unix"
 
 

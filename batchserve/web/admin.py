@@ -1,12 +1,15 @@
-"""Administration in JSON: load and unload versions, make one current, roll back."""
+"""Administration in JSON: load and unload versions, make one current, roll back, try one."""
 
 from typing import Any
 
 import orjson
 from aiohttp import web
+from pydantic import ValidationError
 
 from batchserve.administration import TIMEOUT_S, Outcome
+from batchserve.config import CandidateConfig
 from batchserve.errors import BadRequest, TooLarge, UnsupportedMedia
+from batchserve.repository.wanted import Candidate
 from batchserve.web.authority import administration
 from batchserve.web.formats import JSON
 from batchserve.web.keys import ADMINISTRATION, REQUEST_ID
@@ -15,6 +18,12 @@ ACCEPTED = 202
 # All workers read it again and again.
 MOST_BYTES = 2**20
 CURRENT, TIMEOUT = "current", "timeout"
+
+
+class CandidateBody(CandidateConfig):
+    """Which version is tried, and how."""
+
+    version: str
 
 
 @administration
@@ -71,6 +80,51 @@ async def roll_back(request: web.Request) -> web.Response:
     return _respond(outcome)
 
 
+@administration
+async def set_candidate(request: web.Request) -> web.Response:
+    """Try a version beside the current one."""
+    body = await _read_object(request)
+    try:
+        stated = CandidateBody.model_validate(body or {})
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        where = ".".join(str(part) for part in mistake["loc"])
+        said = mistake["msg"].removeprefix("Value error, ")
+        raise BadRequest(
+            f"{where and f'{where}: '}{said}; the body is like "
+            f'{{"version": "2", "share": 0.1}} or {{"version": "2", "shadow": true}}'
+        ) from None
+    outcome = await request.app[ADMINISTRATION].set_candidate(
+        request.match_info["name"],
+        Candidate(**stated.model_dump()),
+        by=who(request),
+        timeout_s=_timeout_s(_query(request, TIMEOUT)),
+    )
+    return _respond(outcome)
+
+
+@administration
+async def clear_candidate(request: web.Request) -> web.Response:
+    """Have the current version answer all requests that name none."""
+    outcome = await request.app[ADMINISTRATION].clear_candidate(
+        request.match_info["name"],
+        by=who(request),
+        timeout_s=_timeout_s(_query(request, TIMEOUT)),
+    )
+    return _respond(outcome)
+
+
+@administration
+async def promote(request: web.Request) -> web.Response:
+    """Make the candidate current."""
+    outcome = await request.app[ADMINISTRATION].promote(
+        request.match_info["name"],
+        by=who(request),
+        timeout_s=_timeout_s(_query(request, TIMEOUT)),
+    )
+    return _respond(outcome)
+
+
 def who(request: web.Request) -> str:
     """Return who asks, for the log."""
     return f"{request.remote or 'a Unix socket'} (request {request[REQUEST_ID]})"
@@ -83,6 +137,7 @@ def _respond(outcome: Outcome) -> web.Response:
         "version": outcome.version,
         "current": outcome.current,
         "upcoming": outcome.upcoming,
+        "candidate": outcome.candidate,
         "workers": outcome.workers,
     }
     return web.json_response(content, status=200 if outcome.done else ACCEPTED)

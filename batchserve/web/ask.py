@@ -1,36 +1,28 @@
 """Have a model answer a request, whatever protocol it came in."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from batchserve.batch import Terms
 from batchserve.errors import DeadlineExceeded
-from batchserve.inference import Answer, Encode, infer
-from batchserve.repository import ModelVersion
-from batchserve.web.keys import ANSWER, CONFIG, METRICS, MODEL, POOL, RECORD, REPOSITORY
+from batchserve.inference import Answer
+from batchserve.repository import ModelVersion, Trial
+from batchserve.web.asking import Asking, EncodeOf, Q, Question
+from batchserve.web.keys import (
+    ANSWER,
+    CONFIG,
+    METRICS,
+    MODEL,
+    POOL,
+    RECORD,
+    REPOSITORY,
+    REQUEST_ID,
+    SHADOW,
+    TRIAL,
+)
 from batchserve.web.terms import read_terms
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What a request's body holds, in whatever form it came.
-
-    Attributes:
-        payloads: at least one; the model's task decodes each.
-        size: bytes of the whole body.
-        terms: where the body states them; None: those of the headers.
-    """
-
-    payloads: Sequence[Any]
-    size: int
-    terms: Terms | None = None
-
-
-Q = TypeVar("Q", bound=Question)
 
 
 def find_model(request: web.Request, name: str | None, version: str | None = None) -> ModelVersion:
@@ -42,7 +34,16 @@ def find_model(request: web.Request, name: str | None, version: str | None = Non
     model = request.app[REPOSITORY].find(name, version)
     request[MODEL] = model
     model.check_ready()
+    if version is None:
+        note_trial(request, model)
     return model
+
+
+def note_trial(request: web.Request, model: ModelVersion) -> None:
+    """Have `ask` know what is tried beside the current version; of a request that names none."""
+    trial = request.app[REPOSITORY].trial(model)
+    if trial is not None:
+        request[TRIAL] = trial
 
 
 def terms_of(request: web.Request, model: ModelVersion) -> Terms:
@@ -64,7 +65,7 @@ async def ask(
     model: ModelVersion,
     terms: Terms,
     read: Callable[[], Awaitable[Q]],
-    encode: Encode,
+    encode: EncodeOf,
 ) -> tuple[Q, Answer]:
     """Announce the request to the batcher, read it, and return it with the model's answer.
 
@@ -73,33 +74,43 @@ async def ask(
         model: as `find_model` returned it, in the same turn of the event loop.
         terms: as `terms_of` returned them.
         read: reads and parses the body; it is not called if the request is refused.
-        encode: turns an output row, on the CPU, into what is to be answered for it.
+        encode: turns an output row, on the CPU, with the task of who made it, into what is to be
+            answered for it.
+
+    Returns:
+        The answer may be that of a candidate, if the request named no version.
 
     Raises:
         RequestError: of `read`, `infer` or the batcher.
         DeadlineExceeded: there is no answer in time.
     """
-    app, clock = request.app, model.batcher.clock
+    app, clock, trial = request.app, model.batcher.clock, request.get(TRIAL)
     began_s = clock()
+    asking, answered = Asking(terms, read, encode, app[POOL]), None
     try:
-        async with asyncio.timeout(terms.deadline_s - began_s) as timeout:
-            with model.batcher.arrival(terms) as arrival:
-                question = await read()
-                if question.terms is not None:
-                    arrival.terms = terms = question.terms
-                    left_s = terms.deadline_s - clock()
-                    timeout.reschedule(asyncio.get_running_loop().time() + left_s)
-                answer = await infer(
-                    model, arrival, question.payloads, question.size, encode, app[POOL]
-                )
+        async with asyncio.timeout(terms.deadline_s - began_s) as asking.timeout:
+            if trial is not None and trial.takes(request[REQUEST_ID]):
+                answered = await asking.put_to_candidate(trial.version)
+            question, answer = answered or await asking.put_to(model)
     except TimeoutError:
-        timeout_ms = max(1, round(1000 * (terms.deadline_s - began_s)))
+        timeout_ms = max(1, round(1000 * (asking.terms.deadline_s - began_s)))
         raise DeadlineExceeded(f"no answer within {timeout_ms} ms") from None
-    request[ANSWER] = answer
+    request[MODEL], request[ANSWER] = answer.model, answer
     if record := request.get(RECORD):
-        record.note(arrival.items, answer.decode_s)
-    app[METRICS].decode_seconds.labels(model.name, model.version).observe(answer.decode_s)
+        record.note(asking.items, answer.decode_s)
+    if trial is not None:
+        _note_trial(app, trial, asking.refusal, question, answer)
     return question, answer
+
+
+def _note_trial(
+    app: web.Application, trial: Trial, refusal: str | None, question: Question, answer: Answer
+) -> None:
+    candidate = trial.version
+    if refusal is not None:
+        app[METRICS].fallbacks.labels(candidate.name, candidate.version, refusal).inc()
+    if trial.shadow and answer.model is not candidate:
+        app[SHADOW].offer(candidate, question.payloads, question.size, answer)
 
 
 def headers_of(answer: Answer) -> dict[str, str]:

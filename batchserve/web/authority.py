@@ -2,7 +2,7 @@
 
 import hmac
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import wraps
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import SecretStr
 
+from batchserve.config import ServerConfig
 from batchserve.errors import NotFound, Unauthorized
 from batchserve.web.keys import CONFIG
 
@@ -56,21 +57,30 @@ def _is_without_key(handler: object) -> bool:
 @web.middleware
 async def ask_for_key(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Serve those only who show one of `api_keys`, or `admin_token`, if there are keys."""
-    server = request.app[CONFIG].server
     if (
-        server.api_keys is not None
-        and request.path not in EXEMPT
+        request.path not in EXEMPT
         and not _is_without_key(request.match_info.handler)
         and not is_administration(request.match_info.handler)
     ):
-        accepted = [*server.api_keys, *([server.admin_token] if server.admin_token else [])]
-        shown = request.headers.get(API_KEY) or _bearer(request)
-        if not _is_one_of(shown, accepted):
-            raise Unauthorized(
-                f"{'a wrong key' if shown else 'no key'}; send one of server.api_keys in a header, "
-                f"Authorization: Bearer KEY, or {API_KEY}: KEY"
-            )
+        check_key(request.headers, request.app[CONFIG].server)
     return await handler(request)
+
+
+def check_key(headers: Mapping[str, str], server: ServerConfig) -> None:
+    """Raise if there are keys, and a request shows none of them.
+
+    Raises:
+        Unauthorized: with how to show one.
+    """
+    if server.api_keys is None:
+        return
+    accepted = [*server.api_keys, *([server.admin_token] if server.admin_token else [])]
+    shown = headers.get(API_KEY) or _bearer(headers)
+    if not _is_one_of(shown, accepted):
+        raise Unauthorized(
+            f"{'a wrong key' if shown else 'no key'}; send one of server.api_keys in a header, "
+            f"Authorization: Bearer KEY, or {API_KEY}: KEY"
+        )
 
 
 def _check_administration(request: web.Request) -> None:
@@ -78,7 +88,7 @@ def _check_administration(request: web.Request) -> None:
     elsewhere = server.admin_bind is not None and not _came_to(request, server.admin_bind)
     if server.admin_token is None or elsewhere:
         raise NotFound(f"there is no path {request.path}; /docs lists those there are")
-    shown = _bearer(request)
+    shown = _bearer(request.headers)
     if not _is_one_of(shown, [server.admin_token]):
         raise Unauthorized(
             f"{'a wrong token' if shown else 'no token'}; send server.admin_token in a header, "
@@ -86,8 +96,8 @@ def _check_administration(request: web.Request) -> None:
         )
 
 
-def _bearer(request: web.Request) -> str:
-    scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
+def _bearer(headers: Mapping[str, str]) -> str:
+    scheme, _, shown = headers.get("Authorization", "").partition(" ")
     return shown.strip() if scheme.lower() == "bearer" else ""
 
 

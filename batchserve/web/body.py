@@ -11,7 +11,7 @@ from aiohttp.http import HttpProcessingError
 from batchserve.decoding import CodecPool
 from batchserve.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
 from batchserve.tasks.base import Task
-from batchserve.web.ask import Question
+from batchserve.web.asking import Question
 from batchserve.web.formats import Format, formats_for, named, names_of
 from batchserve.web.keys import CONFIG, FETCHER
 from batchserve.web.schema import ByUrl, PredictRequest

@@ -1,13 +1,16 @@
 """What is told of models and their versions, as JSON."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from batchserve.errors import NotFound
+from batchserve.history import Reading
 from batchserve.repository.follower import Follower
 from batchserve.repository.reports import Report
 from batchserve.repository.repository import ModelRepository
 from batchserve.repository.version import ModelVersion, Progress, State
 from batchserve.tasks.kinds import input_of
+from batchserve.trial_record import trial_record
 from batchserve.web.body import media_types_of
 from batchserve.web.formats import formats_for, names_of
 
@@ -56,6 +59,10 @@ def describe_all(
         {**describe(found), "current": found.version == repository.current(found.name)}
         for found in versions
     ]
+    for shown, version in zip(described, versions, strict=True):
+        candidate = repository.candidates.get(version.name)
+        if candidate is not None and candidate.version == version.version:
+            shown["candidate"] = candidate.model_dump(exclude={"version"})
     if follower is not None:
         for shown, version in zip(described, versions, strict=True):
             shown["workers"] = _workers(version, follower.reports.values())
@@ -67,19 +74,33 @@ def describe_all(
 
 
 def describe_model(
-    repository: ModelRepository, name: str, follower: Follower | None = None
+    repository: ModelRepository,
+    name: str,
+    follower: Follower | None = None,
+    readings: Iterable[Reading] = (),
 ) -> dict[str, Any]:
-    """Return one model: its versions, and which was, is and becomes current.
+    """Return one model: its versions, which was, is and becomes current, and what is tried.
+
+    Args:
+        repository: this worker's.
+        name: of the model.
+        follower: who knows what the other workers have; None: there is no administration.
+        readings: of the metrics, if the model has a candidate.
 
     Raises:
         NotFound: there is no such model.
     """
     versions = describe_all(repository, follower, name)
+    current, candidate = repository.current(name), repository.candidates.get(name)
     described: dict[str, Any] = {
         "name": name,
-        "current": repository.current(name),
+        "current": current,
+        "candidate": None,
         "versions": versions,
     }
+    if candidate is not None and current is not None:
+        record = trial_record(readings, name, current, candidate.version)
+        described["candidate"] = {**candidate.model_dump(), **record}
     if follower is not None:
         upcoming = follower.wanted.upcoming.get(name)
         described["upcoming"] = upcoming.version if upcoming else None

@@ -3,9 +3,13 @@
 import asyncio
 import select
 import signal
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
+
+from batchserve.web.access_log import AccessLog
+from batchserve.web.fast_path.server import FastPath
+from batchserve.web.keys import CONFIG, FAST_PATH, REPOSITORY
 
 # How often to look whether the worker has begun to listen.
 LOOK_S = 0.05
@@ -18,9 +22,32 @@ STUCK_S = 5.0
 
 
 class Door(web.AppRunner):
-    """What a Gunicorn worker runs; a `batchserve.leaving.Door`."""
+    """What a Gunicorn worker runs; a `batchserve.leaving.Door`.
 
-    _closed = False
+    Args:
+        app: what is served.
+        access_log: None: there is none.
+        options: as for aiohttp's.
+    """
+
+    def __init__(
+        self, app: web.Application, access_log: AccessLog | None = None, **options: Any
+    ) -> None:
+        if access_log is not None:
+            options["access_log_class"] = AccessLog
+            options["access_log_format"] = access_log.log_format
+        logger = access_log and access_log.logger
+        super().__init__(app, access_log=logger, **options)
+        self._entries = access_log
+        self._closed = False
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        services = self.app.get(FAST_PATH)
+        if services is None:
+            return server
+        config, repository = self.app[CONFIG].server, self.app[REPOSITORY]
+        return cast("web.Server", FastPath(server, config, repository, services, self._entries))
 
     async def opened(self) -> None:
         """Return once connections are accepted, or were."""

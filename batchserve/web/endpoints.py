@@ -29,7 +29,7 @@ from batchserve.errors import (
 )
 from batchserve.repository import ModelVersion
 from batchserve.tasks.base import Task
-from batchserve.web.ask import ask
+from batchserve.web.ask import ask, note_trial
 from batchserve.web.body import Body, fetch_inputs, read_body
 from batchserve.web.formats import STRUCTURED, wanted
 from batchserve.web.keys import CONFIG, METRICS, MODEL, POOL, REPOSITORY
@@ -94,7 +94,7 @@ class Endpoint:
                 _there(model),
                 terms,
                 read=partial(fetch_inputs, request, body, task),
-                encode=partial(form.encode, task=task, parameters=parameters),
+                encode=partial(form.encode, parameters=parameters),
             )
         except FAILURES as error:
             if self._config.default_output is None:
@@ -110,6 +110,8 @@ class Endpoint:
         except NotFound:
             return None
         request[MODEL] = model
+        if self._config.version is None:
+            note_trial(request, model)
         return model
 
     def _terms(self, request: web.Request, model: ModelVersion | None) -> Terms:

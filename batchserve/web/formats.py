@@ -15,7 +15,7 @@ from batchserve.tasks.base import Task
 from batchserve.tasks.tensors import named_arrays
 from batchserve.web.accept import preferred
 from batchserve.web.arrays import MARK, Array, array_in, read_npy, write_npy
-from batchserve.web.schema import ITSELF, PredictRequest
+from batchserve.web.schema import INPUT, ITSELF, PredictRequest
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -107,6 +107,8 @@ class Json(Format):
     media_types = (JSON,)
 
     def parse(self, data: bytes, schema: type[PredictRequest], task: Task) -> Payloads:
+        if schema.untyped and (payloads := _plain(data, schema)):
+            return payloads
         try:
             return schema.model_validate_json(data).payloads()
         except ValidationError as error:
@@ -182,6 +184,20 @@ class Npy(Format):
 
 STRUCTURED: Sequence[Format] = (Json(), MessagePack())
 FORMATS: Sequence[Format] = (*STRUCTURED, Npy())
+
+
+def _plain(data: bytes, schema: type[PredictRequest]) -> Payloads | None:
+    """Return what a body holds if it is as it should be: twice as fast as by the schema."""
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    if type(body) is not dict or len(body) != 1:
+        return None
+    ((name, value),) = body.items()
+    if name == INPUT:
+        return [value], False
+    return (value, True) if name == schema.list_name and type(value) is list and value else None
 
 
 def _explain(error: ValidationError, schema: type[PredictRequest]) -> str:

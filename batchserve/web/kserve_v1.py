@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field
 
 from batchserve.errors import BadRequest, RequestError
 from batchserve.tasks.base import Task
-from batchserve.web.ask import Question, ask, find_model, headers_of, terms_of
+from batchserve.web.ask import ask, find_model, headers_of, terms_of
+from batchserve.web.asking import Question
 from batchserve.web.body import INLINE_PARSE_BYTES, check_head
 from batchserve.web.formats import JSON
 from batchserve.web.instances import parsed, payload_of
@@ -66,8 +67,8 @@ async def predict(request: web.Request) -> web.Response:
             payloads, parameters = await pool.decode(parse_predict, body, model.task)
         return Question(payloads=payloads, size=len(body))
 
-    def encode(row: Any) -> Any:
-        return model.task.encode(row, parameters)
+    def encode(row: Any, task: Task) -> Any:
+        return task.encode(row, parameters)
 
     _, answer = await ask(request, model, terms_of(request, model), read, encode)
     work = partial(orjson.dumps, {"predictions": answer.outputs})

@@ -1,25 +1,20 @@
 """Around every handler: a request id, errors as JSON, and counting."""
 
 import logging
-import random
-import re
 from http import HTTPStatus
 from time import perf_counter
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from batchserve.errors import (
     BadRequest,
-    DeadlineExceeded,
     InternalError,
     MethodNotAllowed,
     NotFound,
     RequestError,
-    Unauthorized,
-    Unavailable,
 )
+from batchserve.web.answering import Counting, error_body, error_headers, new_id, stated_id
 from batchserve.web.body import body_too_large
 from batchserve.web.keys import (
     ANSWER,
@@ -33,9 +28,6 @@ from batchserve.web.keys import (
 )
 
 logger = logging.getLogger(__name__)
-
-# What is safe to repeat in a header and in a line of the log.
-REQUEST_ID_FORM = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @web.middleware
@@ -53,8 +45,7 @@ async def see_off(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every answer its request id, and every error its JSON."""
     started_s = perf_counter()
-    stated = request.headers.get("X-Request-Id", "")
-    request_id = stated if REQUEST_ID_FORM.fullmatch(stated) else _new_id()
+    request_id = stated_id(request.headers) or new_id()
     request[REQUEST_ID] = request_id
     try:
         response = await handler(request)
@@ -75,34 +66,25 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         )
     response.headers["X-Request-Id"] = request_id
     request[SECONDS] = seconds = perf_counter() - started_s
-    model = request.get(MODEL)
-    if model is not None:
-        name, version, status = model.name, model.version, response.status
-        request.app[METRICS].on_answer(name, version, status, seconds)
-        request.app[MODEL_STATS].on_answer(name, version, status, seconds, request.get(ANSWER))
+    if (model := request.get(MODEL)) is not None:
+        _counting(request).answer(model, response.status, seconds, request.get(ANSWER))
     return response
-
-
-def _new_id() -> str:
-    # Unlike uuid4, without a system call.
-    return f"{random.getrandbits(128):032x}"
 
 
 def _answer_error(request: web.Request, error: RequestError) -> web.StreamResponse:
     request[CODE] = error.code
-    response = web.Response(
+    if (model := request.get(MODEL)) is not None:
+        _counting(request).refusal(model, error)
+    return web.Response(
         status=error.status,
-        body=orjson.dumps({"error": str(error), "code": error.code}),
+        body=error_body(error),
+        headers=error_headers(error),
         content_type="application/json",
     )
-    if isinstance(error, Unavailable):
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, Unauthorized):
-        response.headers["WWW-Authenticate"] = 'Bearer realm="batchserve"'
-    model = request.get(MODEL)
-    if model is not None and isinstance(error, Unavailable | DeadlineExceeded):
-        request.app[METRICS].rejected.labels(model.name, model.version, error.code).inc()
-    return response
+
+
+def _counting(request: web.Request) -> Counting:
+    return Counting(request.app[METRICS], request.app[MODEL_STATS])
 
 
 def _as_ours(request: web.Request, error: web.HTTPException) -> RequestError:

@@ -15,7 +15,7 @@ from batchserve.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from batchserve.web.admin import CURRENT, TIMEOUT
+from batchserve.web.admin import CURRENT, TIMEOUT, CandidateBody
 from batchserve.web.formats import JSON
 from batchserve.web.v2.schema import LoadParameters
 
@@ -58,6 +58,9 @@ POINTER = {
     "properties": {"version": NAME},
     "additionalProperties": False,
 }
+CANDIDATE = {**CandidateBody.model_json_schema(), "required": ["version"]}
+CANDIDATE["anyOf"] = [{"required": ["share"]}, {"required": ["shadow"]}]
+CANDIDATE["properties"]["version"] = NAME
 LOADING = {
     "type": "object",
     "properties": {"parameters": LoadParameters.model_json_schema()},
@@ -71,13 +74,14 @@ REGISTER = [
 ]
 OUTCOME = {
     "type": "object",
-    "required": ["done", "model", "version", "current", "upcoming", "workers"],
+    "required": ["done", "model", "version", "current", "upcoming", "candidate", "workers"],
     "properties": {
         "done": {"type": "boolean", "description": "All workers agree."},
         "model": {"type": "string"},
         "version": {"type": ["string", "null"]},
         "current": {"type": ["string", "null"]},
         "upcoming": {"type": ["string", "null"]},
+        "candidate": {"type": ["object", "null"], "description": "Its version, share and shadow."},
         "workers": {"type": "array", "items": {"type": "object"}},
     },
 }
@@ -163,5 +167,14 @@ def administration_paths(error: dict[str, Any]) -> dict[str, Any]:
         "/admin/models/{name}/rollback": {
             **path("name"),
             "post": operation("Make the version current that was so before."),
+        },
+        "/admin/models/{name}/candidate": {
+            **path("name"),
+            "put": operation("Try a version beside the current one.", body=CANDIDATE),
+            "delete": operation("Have the current version answer all that name none."),
+        },
+        "/admin/models/{name}/promote": {
+            **path("name"),
+            "post": operation("Make the candidate current."),
         },
     }

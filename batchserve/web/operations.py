@@ -17,9 +17,12 @@ async def list_models(request: web.Request) -> web.Response:
 
 
 async def show_model(request: web.Request) -> web.Response:
-    """Answer with one model's versions, and which was, is and becomes current."""
-    name = request.match_info["name"]
-    return web.json_response(describe_model(request.app[REPOSITORY], name, await _fresh(request)))
+    """Answer with one model's versions, which was, is and becomes current, and what is tried."""
+    name, repository = request.match_info["name"], request.app[REPOSITORY]
+    follower = await _fresh(request)
+    metrics, is_tried = request.app[METRICS], name in repository.candidates
+    readings = await asyncio.to_thread(lambda: [*metrics.readings()]) if is_tried else []
+    return web.json_response(describe_model(repository, name, follower, readings))
 
 
 async def expose_metrics(request: web.Request) -> web.Response:

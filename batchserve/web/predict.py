@@ -30,12 +30,12 @@ async def predict(request: web.Request) -> web.Response:
         model,
         terms_of(request, model),
         read=partial(read_inputs, request, schema_of(type(task)).request, task, pool),
-        encode=partial(form.encode, task=task, parameters=parameters),
+        encode=partial(form.encode, parameters=parameters),
     )
     outputs: dict[str, Any] = (
         {"outputs": answer.outputs} if body.is_list else {"output": answer.outputs[0]}
     )
-    content = {**outputs, "model": model.name, "version": model.version}
+    content = {**outputs, "model": model.name, "version": answer.model.version}
     return await respond(form, media_type, content, answer, pool)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -40,6 +40,7 @@ class PredictRequest(BaseModel):
     """One input, or a list of them that is answered in order."""
 
     list_name: ClassVar[str] = "inputs"
+    untyped: ClassVar[bool] = False  # any JSON is an input, as far as pydantic is concerned
     model_config = _one_of(INPUT, list_name)
 
     @model_validator(mode="after")
@@ -133,6 +134,7 @@ def request_model(name: str, base: type[PredictRequest], task: type[Task]) -> ty
         ),
     }
     model: type[PredictRequest] = create_model(name, __base__=base, __doc__=base.__doc__, **fields)
+    model.untyped = task.Input is Any or get_args(task.Input)[:1] == (Any,)
     return model
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from batchserve.batch import Priority, Terms
 from batchserve.errors import BadRequest
@@ -13,29 +13,55 @@ PRIORITY = "X-Priority"
 ON_THE_WAY = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a client says of time and priority; None: nothing."""
+
+    timeout_ms: float | None
+    priority: Priority
+
+    def terms(self, now_s: float, default_timeout_ms: float, slo_ms: float | None) -> Terms:
+        """Return the terms of a request.
+
+        A client who states a timeout is promised an answer within that; one who does not, within
+        the model's `slo_ms`, and is still answered if that fails.
+
+        Args:
+            now_s: when it arrived.
+            default_timeout_ms: the deadline of those who state none.
+            slo_ms: the model's promise; None: there is none but the deadline.
+        """
+        timeout_ms = default_timeout_ms if self.timeout_ms is None else self.timeout_ms
+        deadline_s = now_s + timeout_ms / 1000
+        if slo_ms is None or self.timeout_ms is not None:
+            return Terms(deadline_s, deadline_s, self.priority)
+        return Terms(now_s + (1 - ON_THE_WAY) * slo_ms / 1000, deadline_s, self.priority)
+
+
 def read_terms(
     headers: Mapping[str, str], now_s: float, default_timeout_ms: float, slo_ms: float | None
 ) -> Terms:
-    """Return a request's terms.
-
-    A client who states a timeout is promised an answer within that; one who does not, within the
-    model's `slo_ms`, and is still answered if that fails.
+    """Return a request's terms, as its headers state them.
 
     Args:
         headers: of the request.
         now_s: when it arrived.
-        default_timeout_ms: the deadline of those who state none.
-        slo_ms: the model's promise; None: there is none but the deadline.
+        default_timeout_ms: as for `Stated.terms`.
+        slo_ms: likewise.
 
     Raises:
         BadRequest: a header that means nothing.
     """
-    stated_ms = _stated_timeout_ms(headers)
-    priority = _priority(headers)
-    deadline_s = now_s + (default_timeout_ms if stated_ms is None else stated_ms) / 1000
-    if slo_ms is None or stated_ms is not None:
-        return Terms(deadline_s, deadline_s, priority)
-    return Terms(now_s + (1 - ON_THE_WAY) * slo_ms / 1000, deadline_s, priority)
+    return stated_in(headers).terms(now_s, default_timeout_ms, slo_ms)
+
+
+def stated_in(headers: Mapping[str, str]) -> Stated:
+    """Return what a request's headers say of time and priority.
+
+    Raises:
+        BadRequest: a header that means nothing.
+    """
+    return Stated(_stated_timeout_ms(headers), _priority(headers))
 
 
 def _stated_timeout_ms(headers: Mapping[str, str]) -> float | None:

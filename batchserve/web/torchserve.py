@@ -14,7 +14,8 @@ from batchserve.errors import BadRequest
 from batchserve.tasks.base import Task
 from batchserve.tasks.image_classification import ImageClassification
 from batchserve.tasks.payloads import from_bytes
-from batchserve.web.ask import Question, ask, find_model, headers_of, terms_of
+from batchserve.web.ask import ask, find_model, headers_of, terms_of
+from batchserve.web.asking import Question
 from batchserve.web.body import INLINE_PARSE_BYTES, MULTIPART, Part, check_head, read_parts
 from batchserve.web.formats import JSON
 from batchserve.web.instances import NAMES, parsed, payload_of
@@ -34,7 +35,7 @@ async def predict(request: web.Request) -> web.Response:
         model,
         terms_of(request, model),
         read=partial(_read, request, model.task),
-        encode=partial(model.task.encode, parameters=parameters),
+        encode=lambda row, task: task.encode(row, parameters),
     )
     outputs = [as_handlers_do(model.task, output) for output in answer.outputs]
     output = outputs[0] if len(outputs) == 1 else outputs
@@ -49,9 +50,9 @@ def as_handlers_do(task: Task, output: Any) -> Any:
     """Return an output as TorchServe's own handler for this kind of task gives it.
 
     `image_classifier` answers scores by label, best first. Of classes that share a label, the best
-    is kept.
+    is kept. A task that answers in a form of its own keeps it.
     """
-    if not isinstance(task, ImageClassification):
+    if task.Output != ImageClassification.Output:
         return output
     scores: dict[str, float] = {}
     for prediction in output:

@@ -99,6 +99,14 @@ def test_preloading_on_the_cpu_works(launch):
     )
 
 
+def test_workers_share_the_memory_of_what_all_of_them_import(launch):
+    server = launch(TINY, server={"workers": 2, "torch_threads": 1})
+    server.wait_ready(2)
+    first, second = (worker.memory_full_info() for worker in server.workers())
+    # Torch and what it imports are some 300 MB.
+    assert max(first.uss, second.uss) < 0.4 * min(first.pss, second.pss) + 30e6
+
+
 def test_sigterm_finishes_what_was_accepted(launch):
     server = launch({**TINY, "source": "tests.e2e.models:OneSecond"}, server={"drain_seconds": 20})
     with ThreadPoolExecutor(6) as clients:

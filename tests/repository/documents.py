@@ -2,9 +2,9 @@
 
 from batchserve.repository import State
 from batchserve.repository.reports import Report, VersionReport
-from batchserve.repository.wanted import Wanted, plan
+from batchserve.repository.wanted import Base, Wanted, plan
 
-BASE = ["m:1", "m:2", "n:1"]
+BASE: Base = dict.fromkeys(["m:1", "m:2", "n:1"])
 
 
 def report(
@@ -34,7 +34,7 @@ def report(
     )
 
 
-def targets(wanted: Wanted, base: list[str] = BASE) -> list[str]:
+def targets(wanted: Wanted, base: Base = BASE) -> list[str]:
     """Return what is planned, as in `m:1@0`, with a ? where it is not settled."""
     return [
         f"{target.key}@{target.serial}{'' if target.settled else '?'}"

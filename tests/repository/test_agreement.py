@@ -1,6 +1,5 @@
 """Workers come to agree, whatever happens to them, and however many operators there are."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,13 +15,15 @@ from hypothesis.stateful import (
 
 from batchserve.errors import RequestError
 from batchserve.repository import State, operations
+from batchserve.repository.follower import Operation
 from batchserve.repository.reconcile import Held, advance, steps
 from batchserve.repository.reports import Report, VersionReport, counted
-from batchserve.repository.wanted import Phase, Wanted, plan
+from batchserve.repository.wanted import Base, Candidate, Phase, Wanted, plan
 
-BASE = ["m:1", "m:2"]
+BASE: Base = {"m:1": None, "m:2": Candidate(version="2", share=0.1)}
 SECTION = {"source": "torchvision:resnet18"}
 KINDS = ["load", "load", "load", "make current", "make current", "back", "unload", "unload model"]
+KINDS += ["try", "try", "try no more", "promote"]
 keys = st.sampled_from(["m:1", "m:2", "m:3", "m:3", "n:1"])
 which = st.integers(0, 2)
 # Of a worker's turn: look, obey, finish loading, open, tell, decide.
@@ -125,12 +126,19 @@ class Agreement(RuleBasedStateMachine):
         self, kind: str, key: str, section: dict[str, str] | None, flag: bool, at_once: bool
     ) -> None:
         name = key.partition(":")[0]
-        operation: dict[str, Callable[[Sequence[str], Wanted], Wanted]] = {
+        operation: dict[str, Operation] = {
             "load": partial(operations.load, key=key, section=section, make_current=flag),
             "unload": partial(operations.unload, key=key),
             "unload model": partial(operations.unload_model, name=name),
             "make current": partial(operations.make_current, key=key),
             "back": partial(operations.roll_back, name=name),
+            "try": partial(
+                operations.set_candidate,
+                name=name,
+                candidate=Candidate(version=key.partition(":")[2], share=0.5, shadow=flag),
+            ),
+            "try no more": partial(operations.clear_candidate, name=name),
+            "promote": partial(operations.promote, name=name),
         }
         try:
             self.asked.append((self.wanted.revision, operation[kind](BASE, self.wanted)))
@@ -274,6 +282,15 @@ class Agreement(RuleBasedStateMachine):
             if worker.accepting:
                 for name in worker.answered:
                     assert worker.answers(name), (worker, name)
+
+    @invariant()
+    def a_candidate_is_there_and_not_current(self) -> None:
+        planned = plan(BASE, self.wanted)
+        assert planned.ignored == ()
+        for name, candidate in planned.candidates.items():
+            assert candidate.version in planned.versions(name)
+        for name, found in self.wanted.candidates.items():
+            assert found is None or found.version != planned.current[name]
 
     def settle(self) -> None:
         """Let everybody do everything until nothing happens any more."""

@@ -15,6 +15,7 @@ from batchserve.errors import Conflict, Forbidden, LoadError, StartupError, Stor
 from batchserve.loading import load_module
 from batchserve.repository import ModelRepository, State, operations, version
 from batchserve.repository.follower import Follower, Identity
+from batchserve.repository.wanted import Candidate
 from batchserve.runners import warmup
 from batchserve.stores import open_store
 from batchserve.stores.base import Reading, StoreError
@@ -137,6 +138,18 @@ async def settled(follower: Follower) -> None:
     await follower.until(is_settled, 60)
 
 
+async def test_who_starts_answers_with_what_is_current_from_the_first_moment(start):
+    first = await start()
+    await first.change(load("m:2", make_current=True))
+    await settled(first)
+    second = await start()
+    # As if version 2 had become ready after its worker last obeyed, and before it joins.
+    second._loop.cancel()
+    second.repository.make_current("m", "1")
+    await second._join()
+    assert second.repository.current("m") == "2"
+
+
 # Together.
 
 
@@ -252,6 +265,80 @@ async def test_workers_of_several_servers_agree_by_a_real_store(start, request, 
     await workers[2].change(partial(operations.roll_back, name="m"))
     for worker in workers:
         await worker.until(partial(is_current, worker, "1"), 60)
+
+
+# A candidate.
+
+TRIED = Candidate(version="2", share=0.25, shadow=True)
+
+
+def try_out(candidate: Candidate = TRIED) -> Any:
+    return partial(operations.set_candidate, name="m", candidate=candidate)
+
+
+def tries(follower: Follower) -> Any:
+    """Return what a worker does with requests that name no version."""
+    trial = follower.repository.trial(follower.repository.find("m"))
+    return trial and (trial.version.version, trial.share, trial.shadow)
+
+
+async def test_all_workers_try_the_same_and_all_stop(start):
+    workers = [await start(), await start()]
+    await workers[0].change(load("m:2"))
+    await settled(workers[0])
+    await workers[0].change(try_out())
+    for worker in workers:
+        await worker.until(lambda w=worker: tries(w) == ("2", 0.25, True) or None, 60)
+        assert worker.repository.find("m").version == "1"
+    await workers[1].change(partial(operations.clear_candidate, name="m"))
+    for worker in workers:
+        await worker.until(lambda w=worker: tries(w) is None or None, 60)
+
+
+async def test_all_workers_promote_it_and_roll_back(start):
+    workers = [await start(), await start()]
+    await workers[0].change(load("m:2"))
+    await settled(workers[0])
+    await workers[0].change(try_out())
+    await workers[1].change(partial(operations.promote, name="m"))
+    for worker in workers:
+        await worker.until(partial(is_current, worker, "2"), 60)
+        assert tries(worker) is None
+    await workers[1].change(partial(operations.roll_back, name="m"))
+    for worker in workers:
+        await worker.until(partial(is_current, worker, "1"), 60)
+        assert tries(worker) is None
+
+
+async def test_a_restart_brings_the_candidate_back(start, caplog):
+    first = await start()
+    await first.change(load("m:2"))
+    await settled(first)
+    await first.change(try_out())
+    second = await start()
+    assert tries(second) == ("2", 0.25, True)
+    for worker in (first, second):
+        await worker.close()
+    with caplog.at_level("INFO"):
+        third = await start()
+    assert tries(third) == ("2", 0.25, True)
+    assert "m has the candidate 2, with 0.25 of the requests and copies of them" in caplog.text
+
+
+async def test_the_config_files_candidate_is_tried(start):
+    listed = {**MODEL, "version": "2", "candidate": {"share": 0.5}}
+    worker = await start(MODEL, listed)
+    assert tries(worker) == ("2", 0.5, False)
+    await worker.change(partial(operations.clear_candidate, name="m"))
+    await settled(worker)
+    assert tries(worker) is None
+
+
+async def test_a_candidate_that_is_not_ready_here_is_not_tried(start):
+    listed = {**MODEL, "version": "2", "source": "tests.models:broken", "candidate": {"share": 1}}
+    worker = await start(MODEL, listed, strict=False)
+    assert states(worker)["m:2"] is State.FAILED
+    assert tries(worker) is None
 
 
 # Death and birth.

@@ -1,11 +1,13 @@
 """What an operator's requests make of the document, and which are refused."""
 
+from functools import partial
+
 import pytest
 
 from batchserve.errors import Conflict, NotFound
 from batchserve.repository import operations
 from batchserve.repository.reconcile import advance
-from batchserve.repository.wanted import Wanted, in_words, plan
+from batchserve.repository.wanted import Base, Candidate, Wanted, in_words, plan
 from tests.repository.documents import BASE, report, targets
 
 SECTION = {"source": "torchvision:resnet18"}
@@ -160,9 +162,10 @@ def test_making_current_what_is_current_leaves_no_trace():
 @pytest.mark.parametrize(
     ("base", "ignored", "planned"),
     [
-        (["n:1"], "m:2 is not in the config file any more, and so cannot be unloaded", ["n:1@0"]),
-        (["m:1"], "m:2 is gone, and so cannot be current", ["m:1@0"]),
-        (["m:1"], "m:2 is not in the config file any more, and so cannot be loaded again",
+        ({"n:1": None}, "m:2 is not in the config file any more, and so cannot be unloaded",
+         ["n:1@0"]),
+        ({"m:1": None}, "m:2 is gone, and so cannot be current", ["m:1@0"]),
+        ({"m:1": None}, "m:2 is not in the config file any more, and so cannot be loaded again",
          ["m:1@0"]),
     ],
 )  # fmt: skip
@@ -181,3 +184,119 @@ def test_a_document_survives_its_json():
     wanted = agreed(load(Wanted(), "m:3", SECTION, make_current=True))
     wanted = load(wanted, "m:3", {"source": "x.pt"})
     assert Wanted.model_validate_json(wanted.model_dump_json(exclude_defaults=True)) == wanted
+
+
+# Candidates.
+
+TRIED = Candidate(version="2", share=0.1)
+LISTED: Base = {"m:1": None, "m:2": Candidate(version="2", shadow=True), "n:1": None}
+
+
+def try_out(wanted: Wanted, candidate: Candidate = TRIED, base: Base = BASE) -> Wanted:
+    return operations.set_candidate(base, wanted, "m", candidate)
+
+
+def candidates(wanted: Wanted, base: Base = BASE) -> dict[str, Candidate]:
+    return plan(base, wanted).candidates
+
+
+def test_a_version_is_tried_in_another_way_and_no_more():
+    wanted = try_out(Wanted())
+    assert candidates(wanted) == {"m": TRIED}
+    assert current(wanted)["m"] == "1"
+    assert in_words(wanted) == ["m has the candidate 2, with 0.1 of the requests"]
+    shadow = Candidate(version="2", shadow=True)
+    wanted = try_out(wanted, shadow)
+    assert candidates(wanted) == {"m": shadow}
+    assert in_words(wanted) == ["m has the candidate 2, with 0 of the requests and copies of them"]
+    wanted = operations.clear_candidate(BASE, wanted, "m")
+    assert (candidates(wanted), wanted.candidates) == ({}, {})
+
+
+def test_promoting_makes_it_current_and_ends_the_trial_at_once():
+    asked = operations.promote(BASE, try_out(Wanted()), "m")
+    # Until every worker has it ready, it is tried.
+    assert (current(asked)["m"], candidates(asked)) == ("1", {"m": TRIED})
+    decided = advance(BASE, asked, [report("m:1@0=ready", "m:2@0=ready", "n:1@0=ready")])
+    assert decided is not None
+    assert (current(decided)["m"], decided.candidates, decided.upcoming) == ("2", {}, {})
+    assert current(agreed(operations.roll_back(BASE, decided, "m")))["m"] == "1"
+
+
+def test_a_candidate_that_becomes_current_in_another_way_is_tried_no_more():
+    wanted = agreed(operations.make_current(BASE, try_out(Wanted()), "m:2"))
+    assert wanted.candidates == {}
+    wanted = try_out(wanted, Candidate(version="1", share=1))
+    assert agreed(operations.roll_back(BASE, wanted, "m")).candidates == {}
+
+
+def test_a_candidate_stays_when_another_version_becomes_current():
+    wanted = agreed(load(try_out(Wanted()), "m:3", SECTION, make_current=True))
+    assert (current(wanted)["m"], candidates(wanted)) == ("3", {"m": TRIED})
+
+
+@pytest.mark.parametrize(
+    "unload",
+    [
+        partial(operations.unload, BASE, key="m:2"),
+        partial(operations.unload_model, BASE, name="m"),
+    ],
+)
+def test_what_is_unloaded_is_tried_no_more(unload):
+    wanted = unload(wanted=try_out(Wanted()))
+    assert wanted.candidates == {}
+    assert candidates(agreed(load(wanted, "m:2"))) == {}
+
+
+def test_the_config_files_candidate_is_tried_until_somebody_says_otherwise():
+    assert candidates(Wanted(), LISTED) == {"m": Candidate(version="2", shadow=True)}
+    cleared = operations.clear_candidate(LISTED, Wanted(), "m")
+    assert (candidates(cleared, LISTED), cleared.candidates) == ({}, {"m": None})
+    assert in_words(cleared) == ["m has no candidate"]
+    again = try_out(cleared, base=LISTED)
+    assert candidates(again, LISTED) == {"m": TRIED}
+    unloaded = operations.unload(LISTED, Wanted(), "m:2")
+    assert unloaded.candidates == {"m": None}
+
+
+def test_the_config_files_candidate_does_not_come_back_after_it_was_current():
+    asked = operations.promote(LISTED, Wanted(), "m")
+    reports = [report("m:1@0=ready", "m:2@0=ready", "n:1@0=ready")]
+    promoted = advance(LISTED, asked, reports)
+    assert promoted is not None
+    back = advance(LISTED, operations.roll_back(LISTED, promoted, "m"), reports)
+    assert back is not None
+    assert (plan(LISTED, back).current["m"], candidates(back, LISTED)) == ("1", {})
+
+
+@pytest.mark.parametrize(
+    ("candidate", "error", "message"),
+    [
+        ("9", NotFound, "model 'm' has no version '9'; it has 1, 2, 3"),
+        ("1", Conflict, "m:1 is current; a candidate is tried beside"),
+        ("3", Conflict, "m:3 is still being loaded"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(candidate, error, message):
+    wanted = load(Wanted(), "m:3", SECTION)
+    with pytest.raises(error, match=message):
+        try_out(wanted, Candidate(version=candidate))
+
+
+@pytest.mark.parametrize("operation", [operations.promote, operations.clear_candidate])
+def test_without_a_candidate_there_is_nothing_to_promote_or_to_clear(operation):
+    with pytest.raises(Conflict, match="no candidate; PUT /admin/models/m/candidate names one"):
+        operation(BASE, Wanted(), "m")
+    with pytest.raises(NotFound, match="there is no model 'x'"):
+        operation(BASE, Wanted(), "x")
+
+
+def test_a_candidate_that_is_gone_is_ignored_in_words():
+    planned = plan({"m:1": None}, try_out(Wanted()))
+    assert planned.candidates == {}
+    assert planned.ignored == ("m:2 is gone, and so cannot be a candidate",)
+
+
+def test_a_document_with_candidates_survives_its_json():
+    for wanted in (try_out(Wanted()), operations.clear_candidate(LISTED, Wanted(), "m")):
+        assert Wanted.model_validate_json(wanted.model_dump_json(exclude_defaults=True)) == wanted

@@ -85,14 +85,14 @@ def test_a_version_that_has_failed_does_not_become_current():
 
 def test_a_version_that_is_gone_does_not_become_current():
     asked = operations.make_current(BASE, Wanted(), "m:2")
-    decided = advance(["m:1"], asked, [report("m:1@0=ready")])
+    decided = advance({"m:1": None}, asked, [report("m:1@0=ready")])
     assert decided is not None
     assert decided.upcoming == {}
 
 
 def test_a_loading_whose_section_is_gone_with_the_config_file_is_given_up():
     asked = operations.load(BASE, Wanted(), "m:2", None, make_current=False)
-    decided = advance(["m:1"], asked, [report("m:1@0=ready")])
+    decided = advance({"m:1": None}, asked, [report("m:1@0=ready")])
     assert decided is not None
     assert decided.changes == {}
     assert decided.failures[0].reason == "the config file has it no more"
@@ -133,13 +133,13 @@ def planned(*wanted: str, current: dict[str, str]) -> Plan:
     for version in wanted:
         key, _, serial = version.partition("@")
         document = document.model_copy(update={"revision": int(serial) - 1})
-        document = operations.load((), document, key, SECTION, make_current=False)
-    return plan((), document)
+        document = operations.load({}, document, key, SECTION, make_current=False)
+    return plan({}, document)
 
 
 def test_a_worker_that_starts_loads_everything_and_knows_what_is_current():
     todo = steps(plan(BASE, Wanted(current={"m": "2"})), [], {})
-    assert [target.key for target in todo.load] == BASE
+    assert [target.key for target in todo.load] == list(BASE)
     assert todo.make_current == {"m": "2", "n": "1"}
     assert todo.unload == ()
 
@@ -179,7 +179,7 @@ def test_a_replacement_takes_over_when_it_is_ready():
 
 
 def test_a_model_that_is_gone_is_unloaded_current_or_not():
-    todo = steps(plan(["n:1"], Wanted()), held(*ALL), {"m": "1", "n": "1"})
+    todo = steps(plan({"n:1": None}, Wanted()), held(*ALL), {"m": "1", "n": "1"})
     assert [version.key for version in todo.unload] == ["m:1", "m:2"]
 
 

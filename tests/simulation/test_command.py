@@ -146,3 +146,12 @@ def test_mistakes_name_the_option_and_the_fix(
     result = simulate(*FORWARD, *options)
     assert result.exit_code == 1
     assert message in result.output
+
+
+def test_the_same_run_draws_the_same_picture(simulate: Simulate, tmp_path: Path):
+    pictures = [tmp_path / "once.svg", tmp_path / "again.svg"]
+    for picture in pictures:
+        assert simulate(*FORWARD, "--plot", str(picture)).exit_code == 0
+    once, again = (picture.read_text(encoding="utf-8") for picture in pictures)
+    assert once == again
+    assert ">batch size</text>" in once

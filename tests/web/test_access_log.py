@@ -13,7 +13,9 @@ from aiohttp import ClientSession, UnixConnector, web
 from batchserve.app import build_app
 from batchserve.batch import CloseReason
 from batchserve.testing import GatedRunner
+from batchserve.testing.serving import DoorServer
 from batchserve.web.access_log import AccessLog
+from batchserve.web.door import Door
 from batchserve.web.keys import REPOSITORY
 from batchserve.web.line_buffer import LineBuffer
 from tests.web.clients import Client, until
@@ -44,7 +46,7 @@ def lines(caplog) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-def logged(aiohttp_server, aiohttp_client, configure, lines) -> Logged:
+def logged(aiohttp_client, configure, lines) -> Logged:
     """Return a function that serves a model as `serve` does, with the access log."""
 
     async def start(log_format="text", **changes) -> Client:
@@ -53,13 +55,9 @@ def logged(aiohttp_server, aiohttp_client, configure, lines) -> Logged:
                 **{"server": {"torch_threads": 1}, "source": "tests.models:Double", **changes}
             )
         )
-        server = await aiohttp_server(
-            app,
-            access_log_class=AccessLog,
-            access_log=LineBuffer(logging.getLogger(LOGGER), delay_s=0),
-            access_log_format=log_format,
-        )
-        client: Client = await aiohttp_client(server)
+        lines_to = LineBuffer(logging.getLogger(LOGGER), delay_s=0)
+        log = AccessLog(lines_to, log_format)  # type: ignore[arg-type]
+        client: Client = await aiohttp_client(DoorServer(app, log))
         return client
 
     return start
@@ -142,21 +140,29 @@ async def test_a_line_of_json(logged, lines):
         ('1.1.1.1 "POST /forged"', "unix"),
     ],
 )
+@pytest.mark.parametrize(
+    "asking",
+    [
+        lambda session, headers: session.get("http://localhost/models", headers=headers),
+        lambda session, headers: session.post(
+            "http://localhost/predict", json={"input": [1]}, headers=headers
+        ),
+    ],
+    ids=["aiohttp", "fast path"],
+)
 async def test_the_peer_of_a_unix_socket_is_whom_the_proxy_names(
-    configure, lines, tmp_path, forwarded, peer
+    configure, lines, tmp_path, forwarded, peer, asking
 ):
     app = await build_app(configure(source="tests.models:Double"))
     lines_to = LineBuffer(logging.getLogger(LOGGER), delay_s=0)
-    runner = web.AppRunner(
-        app, access_log_class=AccessLog, access_log=lines_to, access_log_format="text"
-    )
+    runner = Door(app, AccessLog(lines_to, "text"))  # type: ignore[arg-type]
     await runner.setup()
     path = str(tmp_path / "x.sock")
     await web.UnixSite(runner, path).start()
     headers = {"X-Forwarded-For": forwarded}
     async with (
         ClientSession(connector=UnixConnector(path)) as session,
-        session.get("http://localhost/models", headers=headers) as response,
+        asking(session, headers) as response,
     ):
         assert response.status == 200
     assert (await only_line(lines)).split('"')[0].split()[1:] == [peer]

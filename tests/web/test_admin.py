@@ -75,6 +75,7 @@ async def test_a_version_is_loaded_beside_the_current_one(administered):
         "version": "2",
         "current": "1",
         "upcoming": None,
+        "candidate": None,
     }
     assert worker["versions"] == {"1": "ready", "2": "ready"}
     assert await answers(client) == ("1", 2.0)
@@ -161,6 +162,19 @@ async def test_a_version_that_cannot_be_loaded_is_an_error_and_harms_nobody(admi
         ("PUT", "current", {"version": 2}, 400, "bad_request", 'must be {"version": "2"}'),
         ("PUT", "current", None, 400, "bad_request", 'must be {"version": "2"}'),
         ("POST", "rollback", None, 409, "conflict", "no earlier version to go back to"),
+        ("PUT", "candidate", {"version": "9", "share": 1}, 404, "not_found", "has no version '9'"),
+        ("PUT", "candidate", {"version": "1", "share": 1}, 409, "conflict", "tiny:1 is current"),
+        ("PUT", "candidate", {"version": "2"}, 400, "bad_request", "state share, from 0 to 1, or"),
+        ("PUT", "candidate", {"share": 1}, 400, "bad_request", "version: Field required; the body"),
+        ("PUT", "candidate", None, 400, "bad_request", "version: Field required; the body is like"),
+        ("PUT", "candidate", {"version": "2", "share": 2}, 400, "bad_request", "share: Input "),
+        ("PUT", "candidate", {"version": "2", "share": "1"}, 400, "bad_request", "share: Input "),
+        ("PUT", "candidate", {"version": 2, "share": 1}, 400, "bad_request", "version: Input "),
+        ("PUT", "candidate", {"version": "2", "shadow": 1}, 400, "bad_request", "shadow: Input "),
+        ("PUT", "candidate", {"version": "2", "x": 1}, 400, "bad_request", "x: Extra inputs"),
+        ("PUT", "candidate?share=1", {"version": "2", "share": 1}, 400, "bad_request", "timeout"),
+        ("DELETE", "candidate", None, 409, "conflict", "no candidate; PUT /admin/models/tiny/can"),
+        ("POST", "promote", None, 409, "conflict", "no candidate; PUT /admin/models/tiny/can"),
     ],
 )  # fmt: skip
 async def test_what_makes_no_sense_is_refused_with_the_way_out(
@@ -235,6 +249,89 @@ async def test_each_change_is_one_line_in_the_log(administered, caplog):
     assert lines[1].startswith(f"{who} unload tiny:9\\nforged: not_found: ")
     assert not any("\n" in line for line in lines)
     assert TOKEN not in caplog.text
+
+
+# A candidate.
+
+
+async def try_out(client: Client, **stated: Any) -> Any:
+    return await client.put("/admin/models/tiny/candidate", json=stated, headers=AUTH)
+
+
+async def test_a_version_is_tried_promoted_and_rolled_back(administered):
+    client = await administered()
+    await put(client, "2")
+    response = await try_out(client, version="2", share=1)
+    body = await response.json()
+    assert (response.status, body["done"], body["version"], body["current"]) == (
+        200,
+        True,
+        "2",
+        "1",
+    )
+    assert body["candidate"] == {"version": "2", "share": 1.0, "shadow": False}
+    assert await answers(client) == ("2", 3.0)
+    shown = await (await client.get("/models/tiny")).json()
+    assert (shown["current"], shown["candidate"]["canary"]["candidate"]["requests"]) == ("1", 1)
+    listed = (await (await client.get("/models")).json())["models"]
+    tried = {(one["name"], one["version"]): one.get("candidate") for one in listed}
+    assert tried == {
+        ("tiny", "1"): None,
+        ("tiny", "2"): {"share": 1.0, "shadow": False},
+        ("other", "1"): None,
+    }
+    response = await client.post("/admin/models/tiny/promote", headers=AUTH)
+    body = await response.json()
+    assert (response.status, body["current"], body["candidate"]) == (200, "2", None)
+    assert await answers(client) == ("2", 3.0)
+    response = await client.post("/admin/models/tiny/rollback", headers=AUTH)
+    assert (await response.json())["current"] == "1"
+    assert await answers(client) == ("1", 2.0)
+    shown = await (await client.get("/models/tiny")).json()
+    assert shown["candidate"] is None
+
+
+async def test_a_version_is_tried_no_more(administered, caplog):
+    client = await administered()
+    await put(client, "2")
+    with caplog.at_level(logging.INFO, "batchserve.administration"):
+        await try_out(client, version="2", share=1)
+        response = await client.delete("/admin/models/tiny/candidate", headers=AUTH)
+        assert (response.status, (await response.json())["candidate"]) == (200, None)
+        assert await answers(client) == ("1", 2.0)
+        await try_out(client, version="2", share=1)
+        assert (await client.delete(VERSION.format("2"), headers=AUTH)).status == 200
+        assert await answers(client) == ("1", 2.0)
+    told = [r.getMessage().partition("asks to ")[2] for r in caplog.records]
+    assert [line for line in told if "try" in line] == [
+        "try tiny:2, with 1 of the requests: done",
+        "try nothing beside the current version of tiny: done",
+        "try tiny:2, with 1 of the requests: done",
+    ]
+
+
+async def test_what_has_another_task_cannot_be_tried(administered):
+    client = await administered()
+    follower = client.app[FOLLOWER]
+    await put(client, "2")
+    other = client.app[REPOSITORY].find("tiny", "2")
+    other.config = other.config.model_copy(update={"task": "image-classification"})
+    response = await try_out(client, version="2", share=1)
+    assert response.status == 409
+    assert "the same requests cannot go to both" in (await response.json())["error"]
+    assert follower.wanted.candidates == {}
+
+
+async def test_what_is_not_ready_cannot_be_tried(administered):
+    client = await administered()
+    await put(client, "2")
+    client.app[REPOSITORY].find("tiny", "2").fail("no such luck")
+    follower = client.app[FOLLOWER]
+    name = next(iter(follower.reports))
+    await follower.until(lambda: "no such luck" in str(follower.reports[name]) or None, 60)
+    response = await try_out(client, version="2", share=1)
+    assert response.status == 409
+    assert "tiny:2 is not ready: no such luck (worker " in (await response.json())["error"]
 
 
 # What requests get meanwhile.

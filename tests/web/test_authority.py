@@ -24,6 +24,9 @@ ADMIN = [
     ("DELETE", "/admin/models/tiny/versions/1"),
     ("PUT", "/admin/models/tiny/current"),
     ("POST", "/admin/models/tiny/rollback"),
+    ("PUT", "/admin/models/tiny/candidate"),
+    ("DELETE", "/admin/models/tiny/candidate"),
+    ("POST", "/admin/models/tiny/promote"),
 ]
 
 

@@ -7,7 +7,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from batchserve.config import Config, EndpointConfig
-from batchserve.web.keys import REPOSITORY
+from batchserve.repository.wanted import Candidate
+from batchserve.testing import FakeRunner
+from batchserve.web.keys import REPOSITORY, SHADOW
 from tests.web.clients import Client, batcher_of, gate, until
 
 # One thread: the models are small, and the cores may be busy.
@@ -33,6 +35,12 @@ CONTRACT = {
     "batchserve_defaults": "counter",
     "batchserve_slo_seconds": "gauge",
     "batchserve_workers": "gauge",
+    "batchserve_canary_fallbacks": "counter",
+    "batchserve_shadow_requests": "counter",
+    "batchserve_shadow_items": "counter",
+    "batchserve_shadow_difference": "histogram",
+    "batchserve_shadow_max_difference": "gauge",
+    "batchserve_shadow_forward_seconds": "histogram",
 }
 LABELS = {
     "batchserve_requests": {"code"},
@@ -40,6 +48,12 @@ LABELS = {
     "batchserve_rejected": {"reason"},
     "batchserve_faults": {"kind"},
     "batchserve_defaults": {"endpoint", "reason"},
+    "batchserve_canary_fallbacks": {"reason"},
+    "batchserve_shadow_requests": {"current", "outcome"},
+    "batchserve_shadow_items": {"current", "likeness"},
+    "batchserve_shadow_difference": {"current"},
+    "batchserve_shadow_max_difference": {"current"},
+    "batchserve_shadow_forward_seconds": {"current", "whose"},
 }
 
 
@@ -139,13 +153,32 @@ async def test_every_metric_of_the_contract_is_there_from_the_start(serve):
     assert all(family.documentation for family in families)
 
 
+async def try_out(client: Client) -> None:
+    """Let version 2 fail on a request of its share, and then answer a copy."""
+    repository, shadow = client.app[REPOSITORY], client.app[SHADOW]
+    shadow._quiet_s = 0.0
+    repository.candidates = {"tiny": Candidate(version="2", share=1)}
+    passes = repository.find("tiny", "2").batcher.passes
+    passes.runner, before = FakeRunner(rows=lambda _: []), passes.runner
+    await client.post("/predict", json={"input": [1]})
+    passes.runner = before
+    repository.candidates = {"tiny": Candidate(version="2", shadow=True)}
+    await client.post("/predict", json={"input": [1]})
+    await until(lambda: shadow._timer is None and shadow._running is None)
+    repository.candidates = {}
+
+
 async def test_metrics_have_the_labels_of_the_contract(serve, configure):
     batching = {"max_batch_size": 1, "max_queue_size": 1}
     config = configure(
         server=SERVER, source="tests.models:FailsOnNegative", batching=batching, slo_ms=10_000
     )
     endpoint = EndpointConfig(path="/never-fails", model="tiny", default_output=0)
-    client = await serve(config.model_copy(update={"endpoints": [endpoint]}))
+    (model,) = config.models
+    candidate = model.model_copy(update={"version": "2", "source": "tests.models:Double"})
+    models = [model, candidate]
+    client = await serve(config.model_copy(update={"endpoints": [endpoint], "models": models}))
+    await try_out(client)
     for number in (1, -1):
         await client.post("/predict", json={"input": [number]})
         await client.post("/never-fails", json={"input": [number]})

@@ -9,6 +9,7 @@ import pytest
 from torch import Tensor
 
 from batchserve.config import Config
+from batchserve.tasks.image_classification import ImageClassification
 from batchserve.web.body import INLINE_PARSE_BYTES
 from tests.conftest import photo
 from tests.web.clients import Client
@@ -57,6 +58,15 @@ class Shout(Characters):
         return "".join(chr(int(code)) for code in row).upper()
 
 
+class Best(ImageClassification):
+    """The best class and nothing else."""
+
+    Output: ClassVar[Any] = dict[str, str]
+
+    def encode(self, row: Tensor, parameters: Any) -> Any:
+        return {"class_name": super().encode(row, parameters)[0]["label"]}
+
+
 def form(*parts: tuple[str, bytes, str | None]) -> aiohttp.FormData:
     made = aiohttp.FormData()
     for name, data, kind in parts:
@@ -93,6 +103,13 @@ async def test_scores_by_label_best_first_and_as_many_as_asked_for(serve):
     predictions = await (await client.post("/models/colour/predict", data=COFFEE)).json()
     best = {entry["label"]: entry["score"] for entry in reversed(predictions["output"])}
     assert await output(client, COLOUR, data=COFFEE) == best
+
+
+async def test_a_task_of_ones_own_for_images_keeps_its_form(serve):
+    described = MODELS.models[0].model_dump(include={"name", "source", "labels", "device"})
+    task = "tests.web.test_torchserve:Best"
+    client = await serve(server={"torch_threads": 1}, **described, task=task)
+    assert await output(client, COLOUR, data=COFFEE) == {"class_name": "warm"}
 
 
 @pytest.mark.parametrize("name", ["data", "body"])

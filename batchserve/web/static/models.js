@@ -55,6 +55,10 @@ function describe(one) {
   const parts = [one.state === "ready" ? one.task : `${one.state}: ${one.error ?? one.task}`];
   if (one.device) parts.push(`${one.device} in ${one.precision}`);
   if (one.max_batch_size) parts.push(`batches of up to ${one.max_batch_size}`);
+  if (one.candidate) {
+    const copies = one.candidate.shadow ? ["copies of requests"] : [];
+    parts.push(`candidate for ${[`${Number((100 * one.candidate.share).toPrecision(3))} % of the requests`, ...copies].join(" and ")}`);
+  }
   const sizes = Object.entries(one.forward_ms ?? {});
   if (sizes.length) {
     const [first, last] = [sizes[0], sizes.at(-1)];

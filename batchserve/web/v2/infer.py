@@ -8,7 +8,6 @@ from functools import partial
 from aiohttp import web
 
 from batchserve.inference import Answer
-from batchserve.repository import ModelVersion
 from batchserve.tasks.tensors import named_arrays
 from batchserve.web.ask import ask, find_model, headers_of, terms_of
 from batchserve.web.formats import JSON
@@ -37,11 +36,11 @@ async def infer(request: web.Request) -> web.Response:
         model,
         terms,
         read=partial(read_infer, request, model, terms, arrived_s),
-        encode=named_arrays,
+        encode=lambda row, _task: named_arrays(row),
     )
     coding = request.headers.get("Accept-Encoding", "").strip().lower()
     compress = CODINGS.get(coding)
-    work = partial(_encode, model, question, answer, compress)
+    work = partial(_encode, question, answer, compress)
     # A text for each class is slow work, few as the numbers may be.
     if answer.is_small and not (compress or question.classifies):
         body, header_length = work()
@@ -57,10 +56,9 @@ async def infer(request: web.Request) -> web.Response:
 
 
 def _encode(
-    model: ModelVersion,
     question: InferQuestion,
     answer: Answer,
     compress: Callable[[bytes], bytes] | None,
 ) -> tuple[bytes, int | None]:
-    body, header_length = encode_infer(model, question, answer.outputs)
+    body, header_length = encode_infer(answer.model, question, answer.outputs)
     return body if compress is None else compress(body), header_length

@@ -13,7 +13,7 @@ from batchserve.batch import Terms
 from batchserve.errors import BadRequest, RequestError, TooLarge
 from batchserve.repository import ModelVersion
 from batchserve.tasks.tensors import DATATYPES, VARIES, TensorSpec
-from batchserve.web.ask import Question
+from batchserve.web.asking import Question
 from batchserve.web.body import check_head
 from batchserve.web.keys import POOL
 from batchserve.web.terms import restated

@@ -1,0 +1,1 @@
+"""Servers side by side: the same models, the same machine, in turn."""
