@@ -77,7 +77,7 @@ def _place(module: torch.nn.Module, config: ModelConfig, device: torch.device) -
     if config.channels_last:
         lay_out(module, channels_last=True)
     if config.compile or (config.autotune and _may_compile(module)):
-        module = compiled(module, device)
+        module = compiled(module, device, DTYPES[config.precision])
     return module
 
 

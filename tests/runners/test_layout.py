@@ -68,8 +68,10 @@ def test_the_faster_order_is_used_if_it_saves_a_tenth(gains, gain, used):
     torch.testing.assert_close(torch.stack(forward(ITEMS)), expected, rtol=0, atol=1e-5)
 
 
-def test_it_is_really_measured():
-    forward = forward_of(Net())
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize("make", [Net, lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)))])
+def test_it_is_really_measured(make):
+    forward = forward_of(make())
     trial = choose_layout(forward, ITEMS)
     assert trial is not None
     assert trial.gain is not None
