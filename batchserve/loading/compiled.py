@@ -50,12 +50,12 @@ class Compiled(torch.nn.Module):
         from torch._inductor import config as inductor  # noqa: PLC0415
 
         compiling = torch.compile(self.module, dynamic=True)
-        frozen: Any = inductor.patch(freezing=self._freeze)
-        self._call = frozen(compiling.__call__)
+        patch: Any = inductor.patch
+        self._call = patch(freezing=self._freeze)(compiling.__call__)
 
     def run_as_it_is(self) -> None:
         """Use nothing of what was compiled."""
-        self._call = self.module
+        self._call = self.module.__call__
 
     def settle(self) -> None:
         """Compile nothing more: what is new runs as it is, for compiling may take a minute."""
