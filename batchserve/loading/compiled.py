@@ -49,9 +49,8 @@ class Compiled(torch.nn.Module):
         # A second to import.
         from torch._inductor import config as inductor  # noqa: PLC0415
 
-        compiling = torch.compile(self.module, dynamic=True)
-        patch: Any = inductor.patch
-        self._call = patch(freezing=self._freeze)(compiling.__call__)
+        compiling: Any = torch.compile(self.module, dynamic=True)
+        self._call = inductor.patch(freezing=self._freeze)(compiling.__call__)
 
     def run_as_it_is(self) -> None:
         """Use nothing of what was compiled."""
