@@ -18,6 +18,7 @@ from batchserve.errors import StartupError
 from batchserve.memory import use_huge_pages
 from batchserve.simulation.command import simulate
 from batchserve.top.command import top
+from batchserve.tuning.command import tune
 from batchserve.urls import is_url
 
 main = typer.Typer(
@@ -66,6 +67,7 @@ def check(config: ConfigArgument = Path(DEFAULT_CONFIG)) -> None:
         _fail(error)
 
 
+main.command()(tune)
 main.command()(simulate)
 main.command()(bench)
 main.command()(top)

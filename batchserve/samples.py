@@ -5,7 +5,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 PHOTOS = {"coffee": "A cup of coffee", "chelsea": "A cat", "rocket": "A rocket"}
 JPEG_QUALITY = 90
@@ -30,6 +30,14 @@ def as_jpeg(path: Path) -> bytes:
     file = io.BytesIO()
     with Image.open(path) as image:
         image.convert("RGB").save(file, "JPEG", quality=JPEG_QUALITY)
+    return file.getvalue()
+
+
+def mirrored(jpeg: bytes) -> bytes:
+    """Return an image as a mirror shows it: another input, and a photo still; it blocks."""
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(jpeg)) as image:
+        ImageOps.mirror(image).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
 
 

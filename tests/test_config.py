@@ -104,7 +104,9 @@ def test_defaults_of_a_model(read):
         "device": "auto",
         "precision": "fp32",
         "quantize": None,
+        "channels_last": None,
         "compile": False,
+        "autotune": False,
         "reproducible": False,
         "candidate": None,
     }

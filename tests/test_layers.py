@@ -21,6 +21,7 @@ BATCHING = [
         "batching.quarantine",
         "batching.toll",
         "batching.arrivals",
+        "batching.knee",
     ],
     ["batching.cost"],
     ["batching.bucket"],
@@ -51,7 +52,7 @@ LAYERS = [
     ["testing"],
     ["gunicorn_hooks", "json_log"],
     ["gunicorn_settings"],
-    ["simulation", "top", "bench"],
+    ["simulation", "top", "bench", "tuning"],
     ["cli"],
 ]
 # Where a library is at home; elsewhere it would tie together what should be apart.
@@ -65,15 +66,17 @@ HOMES = {
     "prometheus_client": ["metrics", "gunicorn_settings", "web.operations", "top.scrape"],
     "opentelemetry": ["otel"],
     "yaml": ["config_file"],
+    "ruamel": ["tuning.writing"],
     "redis": ["stores.redis"],
     "sqlite3": ["stores.sqlite"],
+    "simplejpeg": ["tasks"],
     "PIL": ["tasks", "demo", "samples"],
     "requests": ["loading"],
     "safetensors": ["loading"],
     "dill": ["loading"],
     "torchao": ["loading"],
-    "typer": ["cli", "simulation.command", "top.command", "bench.command"],
-    "matplotlib": ["simulation.plot", "bench.plot"],
+    "typer": ["cli", "simulation.command", "top.command", "bench.command", "tuning.command"],
+    "matplotlib": ["simulation.plot", "bench.plot", "tuning.plot"],
     "httptools": ["bench.connection"],
 }
 
@@ -114,7 +117,7 @@ def imports_of(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_module_has_its_layer_and_imports_go_down_only(path):
     name = name_of(path)
-    if name in ("", "batching", "simulation", "top", "bench"):
+    if name in ("", "batching", "simulation", "top", "bench", "tuning"):
         assert not [found for found in imports_of(path) if found.startswith("batchserve.")]
         return
     depth = layer_of(name)

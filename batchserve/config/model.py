@@ -179,7 +179,17 @@ class ModelConfig(Section):
     quantize: Literal["int8-dynamic", "int8-weight-only"] | None = Field(
         None, description="Linear layers in int8; answers differ a little, as check reports."
     )
+    channels_last: bool | None = Field(
+        None,
+        description="Images lie in memory pixel by pixel; null: where that is faster, as a trial "
+        "at warm-up tells.",
+    )
     compile: bool = False
+    autotune: bool = Field(
+        False,
+        description="At start, tries what keeps the answers: numbers of threads, and what is "
+        "compiled already.",
+    )
     reproducible: bool = Field(
         False,
         description="Pads every batch to max_batch_size, so that an answer is the same to the bit "
@@ -208,6 +218,15 @@ class ModelConfig(Section):
             raise ValueError(
                 "reproducible: true pads every batch to batching.max_batch_size, which is not "
                 "stated; state it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_tried_may_differ(self) -> "ModelConfig":
+        if self.reproducible and self.autotune:
+            raise ValueError(
+                "autotune: true chooses by measurement, and reproducible: true allows no other "
+                "choice at the next start; leave out one of them"
             )
         return self
 

@@ -5,6 +5,8 @@ import torch
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.loading import torchscript
+from batchserve.loading.compiled import compiled, has_compiler
+from batchserve.loading.memory_format import lay_out
 from batchserve.loading.program import Program
 from batchserve.loading.quantize import quantize
 
@@ -56,6 +58,11 @@ def place_module(
 
 def _place(module: torch.nn.Module, config: ModelConfig, device: torch.device) -> torch.nn.Module:
     if isinstance(module, Program):
+        if config.channels_last:
+            raise LoadError(
+                "channels_last: true does not go with a program, whose order in memory is fixed "
+                "when it is made; leave it out, or make it anew from such a module"
+            )
         _check_fixed("a program", {module.dtype} if module.dtype else set(), config)
         module.place(device)
         return module
@@ -67,10 +74,15 @@ def _place(module: torch.nn.Module, config: ModelConfig, device: torch.device) -
     module = module.to(device=device, dtype=DTYPES[config.precision])
     if config.quantize is not None:
         module = quantize(module, config.quantize)
-    if config.compile:
-        # dynamic: one compilation for all batch sizes, instead of one for each.
-        module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
+    if config.channels_last:
+        lay_out(module, channels_last=True)
+    if config.compile or (config.autotune and _may_compile(module)):
+        module = compiled(module, device, DTYPES[config.precision])
     return module
+
+
+def _may_compile(module: torch.nn.Module) -> bool:
+    return has_compiler() and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _check_fixed(kind: str, dtypes: set[torch.dtype], config: ModelConfig) -> None:

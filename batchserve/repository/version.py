@@ -16,7 +16,14 @@ from batchserve.batching.batcher import Batcher
 from batchserve.batching.configured import scheduler_for
 from batchserve.config import ModelConfig
 from batchserve.errors import Draining, LoadError, NotReady
-from batchserve.loading import DTYPES, largest_batch, load_module, pick_device, place_module
+from batchserve.loading import (
+    DTYPES,
+    has_convolutions,
+    largest_batch,
+    load_module,
+    pick_device,
+    place_module,
+)
 from batchserve.repository.warming import warm
 from batchserve.runners.device import give_memory_back
 from batchserve.runners.forward import Forward
@@ -238,15 +245,26 @@ class ModelVersion:
         module = place_module(module, self.config, device)
         self._module = weakref.ref(module)
         self._most = largest_batch(module) or MOST
+        self._may_choose_layout = (
+            self.config.channels_last is None
+            and not self.config.reproducible
+            and has_convolutions(module)
+        )
         pad_to = self.config.batching.max_batch_size if self.config.reproducible else None
         dtype = DTYPES[self.config.precision]
-        return Forward(module, self.task, device, dtype, pad_to, self._threads)
+        return Forward(
+            module, self.task, device, dtype, pad_to, self._threads,
+            channels_last=bool(self.config.channels_last),
+        )  # fmt: skip
 
     def _warm_up(self, forward: Forward) -> dict[int, float]:
         def show(done: int, of: int | None) -> None:
             self.progress = Progress("warm-up", done, of)
 
-        seconds, row = warm(self.config, self.task, forward, self._most, show)
+        seconds, row = warm(
+            self.config, self.task, forward, self._most, show,
+            may_choose_layout=self._may_choose_layout,
+        )  # fmt: skip
         if row is not None:
             self.outputs = specs_of(row, fixed=self.task.fixed_shape)
         return seconds

@@ -1,14 +1,18 @@
 """A loaded model's first passes: whether they work, and what they cost."""
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
+from batchserve.loading import is_compiled, one_compiles, remember_compiled
+from batchserve.runners.autotune import autotune
 from batchserve.runners.forward import Forward
-from batchserve.runners.reproducible import is_reproducible
-from batchserve.runners.warmup import sizes_to_try, warm_up
+from batchserve.runners.layout import TRIED, choose_layout
+from batchserve.runners.reproducible import is_reproducible, like
+from batchserve.runners.warmup import USUAL, sizes_to_try, warm_up
 from batchserve.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -25,7 +29,13 @@ OnSize = Callable[[int, int | None], None]
 
 
 def warm(
-    config: ModelConfig, task: Task, forward: Forward, most: int, on_size: OnSize
+    config: ModelConfig,
+    task: Task,
+    forward: Forward,
+    most: int,
+    on_size: OnSize,
+    *,
+    may_choose_layout: bool = False,
 ) -> tuple[dict[int, float], Any]:
     """Run every batch size in use, on the task's example.
 
@@ -35,6 +45,7 @@ def warm(
         forward: its pass, which has not run yet.
         most: items in a batch, where the config leaves that open.
         on_size: called with how many sizes have been tried, and of how many if that is known.
+        may_choose_layout: have images lie in memory as the model is faster with.
 
     Returns:
         Seconds of a pass by batch size, the largest being the one to use, and the example's row;
@@ -49,28 +60,43 @@ def warm(
         return {}, None
     batching = config.batching
     of = sizes_to_try(forward, batching.max_batch_size)
-    done = 0
+    done, last_s = 0, time.perf_counter()
 
     def tried(size: int, seconds: float) -> None:
-        nonlocal done
+        nonlocal done, last_s
         done += 1
         on_size(done, of)
-        _log_size(config, size, seconds)
+        _log_size(config, size, seconds, time.perf_counter() - last_s)
+        last_s = time.perf_counter()
 
     on_size(0, of)
     most = min(most, batching.max_queue_size)
     try:
-        seconds = warm_up(forward, example, batching.max_batch_size, tried, most)
+        if may_choose_layout:
+            _choose_layout(config, forward, example, min(batching.max_batch_size or most, most))
+        if config.autotune:
+            items = like(example, min(batching.max_batch_size or USUAL, USUAL, most))
+            _autotune(config, forward, items, may_compile=task.fixed_shape)
+        with one_compiles(config):
+            _say_that_it_compiles(config)
+            seconds = warm_up(
+                forward, example, batching.max_batch_size, tried, most,
+                may_choose_threads=not config.autotune,
+            )  # fmt: skip
+        if config.compile:
+            remember_compiled(config, forward.threads, channels_last=forward.channels_last)
         (row,) = forward([example])
         _try_encoding(task, row)
         if config.reproducible:
             _verify_reproducible(config, forward, example, max(seconds))
+        if task.fixed_shape:
+            forward.settle()
     except LoadError:
         raise
     except Exception as error:
         raise LoadError(
             f"model {config.name}: a forward pass on {example.dtype} of shape "
-            f"{list(example.shape)} failed: {type(error).__name__}: {error}"
+            f"{list(example.shape)} failed: {type(error).__name__}: {error}{_suspects(config)}"
         ) from error
     _advise(config, seconds)
     _check_promise(config, seconds)
@@ -91,6 +117,48 @@ def _do_without_example(config: ModelConfig) -> None:
     logger.warning(
         "%s is not warmed up, because nothing tells the shape of an input: %s", config.key, advice
     )
+
+
+def _suspects(config: ModelConfig) -> str:
+    """What in the config may be to blame for a pass that fails, as words to append."""
+    keys = [key for key in ("compile", "channels_last") if getattr(config, key)]
+    return f"; leave out {' and '.join(keys)} to see whether it works without" if keys else ""
+
+
+def _choose_layout(
+    config: ModelConfig, forward: Forward, example: "torch.Tensor", most: int
+) -> None:
+    # What is compiled orders its weights itself, and must be the same again to be in the cache.
+    trial = choose_layout(forward, like(example, min(TRIED, most)), measure=not config.compile)
+    if trial is None:
+        logger.info("%s channels_last: not used, the model fails with it", config.key)
+        return
+    logger.info(
+        "%s channels_last: %s%s, answers differ by %.0e of the largest number",
+        config.key,
+        "used" if trial.channels_last else "not used",
+        "" if trial.gain is None else f", {trial.gain:.2f} times as fast",
+        trial.difference,
+    )
+
+
+def _autotune(
+    config: ModelConfig, forward: Forward, items: "list[torch.Tensor]", *, may_compile: bool
+) -> None:
+    def found(threads: int) -> bool:
+        return may_compile and is_compiled(config, threads, channels_last=forward.channels_last)
+
+    tuned = autotune(forward, items, found, compiles_anyway=config.compile)
+    logger.info("%s autotune: %s", config.key, tuned)
+
+
+def _say_that_it_compiles(config: ModelConfig) -> None:
+    if config.compile:
+        logger.info(
+            "%s compiling for each batch size of the warm-up; that takes minutes the first time, "
+            "and seconds once it is in the cache",
+            config.key,
+        )
 
 
 def _try_encoding(task: Task, row: Any) -> None:
@@ -140,9 +208,13 @@ def _check_promise(config: ModelConfig, seconds: dict[int, float]) -> None:
         )
 
 
-def _log_size(config: ModelConfig, size: int, seconds: float) -> None:
+def _log_size(config: ModelConfig, size: int, seconds: float, ready_s: float) -> None:
     stated = config.batching.max_batch_size
     logger.info(
-        "%s warm-up: batch of %2d%s in %.1f ms",
-        *(config.key, size, "" if stated is None else f" of {stated}", 1000 * seconds),
+        "%s warm-up: batch of %2d%s in %.1f ms%s",
+        config.key,
+        size,
+        "" if stated is None else f" of {stated}",
+        1000 * seconds,
+        f", compiled and tried in {ready_s:.1f} s" if config.compile else "",
     )

@@ -106,7 +106,10 @@ def _forward(module: nn.Module, task: Task, config: ModelConfig) -> tuple[Forwar
     """Return a placed module's forward pass, and the bytes that it takes."""
     device = pick_device(config.device)
     module = place_module(module, config, device)
-    return Forward(module, task, device, DTYPES[config.precision]), bytes_of(module)
+    forward = Forward(
+        module, task, device, DTYPES[config.precision], channels_last=bool(config.channels_last)
+    )
+    return forward, bytes_of(module)
 
 
 def _items(task: Task) -> list[torch.Tensor]:

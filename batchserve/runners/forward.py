@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from batchserve.loading import Compiled, laid_out, lay_out
 from batchserve.runners import device as devices
 from batchserve.runners.base import DeviceLost, OutOfMemory, RowFault
 from batchserve.runners.nested import mapped, tensors_in
@@ -28,6 +29,7 @@ class Forward:
             cut off. A kernel is chosen, and work is split, by the size of a batch, and then sums
             are rounded otherwise: only in batches of one size has an item one answer to the bit.
         threads: cores that a pass may use; None: as many as torch is told to on this thread.
+        channels_last: the order of images in memory, as the module's weights have it.
         device_answers: asked after a failure whether the device still does.
 
     Attributes:
@@ -42,6 +44,7 @@ class Forward:
         dtype: torch.dtype,
         pad_to: int | None = None,
         threads: int | None = None,
+        channels_last: bool = False,
         device_answers: Callable[[torch.device], bool] = devices.answers,
     ) -> None:
         self._module = module
@@ -51,10 +54,50 @@ class Forward:
         self.pad_to = pad_to
         self._device_answers = device_answers
         self.threads = threads or torch.get_num_threads()
+        self._channels_last = channels_last
 
     @property
     def on_cpu(self) -> bool:
         return self._device.type == "cpu"
+
+    @property
+    def rounding(self) -> float:
+        """The relative error of a number in the pass's precision."""
+        return torch.finfo(self._dtype).eps
+
+    def lay_out(self, *, channels_last: bool) -> None:
+        """Have images lie in memory in this order, in weights and inputs."""
+        lay_out(self._module, channels_last=channels_last)
+        self._channels_last = channels_last
+
+    def compile_what_comes(self) -> None:
+        """From now on, compile what is not compiled yet, if the module is to be compiled."""
+        if isinstance(self._module, Compiled):
+            self._module.compile_what_comes()
+
+    @property
+    def may_compile(self) -> bool:
+        return isinstance(self._module, Compiled)
+
+    @property
+    def channels_last(self) -> bool:
+        """In which order images lie in memory."""
+        return self._channels_last
+
+    def run_as_it_is(self) -> None:
+        """Use nothing that is compiled."""
+        if isinstance(self._module, Compiled):
+            self._module.run_as_it_is()
+
+    def never_compile(self) -> None:
+        """Have the module as it was before it was made to be compiled."""
+        if isinstance(self._module, Compiled):
+            self._module = self._module.module
+
+    def settle(self) -> None:
+        """Compile nothing more."""
+        if isinstance(self._module, Compiled):
+            self._module.settle()
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         """Return one row for each item, on the CPU, or a `RowFault` in its place.
@@ -87,7 +130,7 @@ class Forward:
         torch.set_num_threads(self.threads)
         items = self._padded(tensors)
         batch = mapped(self._to_device, self._task.collate(items))
-        inputs = mapped(self._to_precision, self._task.preprocess(batch))
+        inputs = mapped(self._as_the_module_takes_it, self._task.preprocess(batch))
         output = self._task.postprocess(_call(self._module, inputs))
         rows = rows_of(output, len(items))[: len(tensors)]
         # Once for the batch: an operation for each row would ask for the GIL each time.
@@ -105,8 +148,10 @@ class Forward:
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._device, non_blocking=True)
 
-    def _to_precision(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+    def _as_the_module_takes_it(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return laid_out(tensor.to(self._dtype), channels_last=self._channels_last)
 
     def _check_device(self, error: Exception) -> None:
         if self._device.type != "cpu" and not self._device_answers(self._device):

@@ -45,6 +45,12 @@ def variation_of(example: torch.Tensor, random: torch.Generator) -> torch.Tensor
     return example
 
 
+def like(example: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """Return so many random items like an example, the same ones each time."""
+    random = torch.Generator().manual_seed(0)
+    return [variation_of(example, random) for _ in range(count)]
+
+
 def _bits(row: Any) -> tuple[bytes, ...]:
     # Also tells 0 from -0, and finds NaN equal to itself.
     return tuple(tensor.numpy().tobytes() for tensor in tensors_in(row))

@@ -6,23 +6,26 @@ times as long.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from batchserve.runners.forward import Forward
 
-# What a second core must save to be worth it.
+# What more cores must save to be worth it.
 WORTH = 0.2
 TRIALS, TRIALS_S = 7, 0.5
 
 
-def choose_threads(forward: Forward, items: Sequence[torch.Tensor]) -> int:
-    """Return 1, or as many threads as the pass may use if it is so much faster with them.
+def choose_threads(
+    forward: Forward, items: Sequence[torch.Tensor], counts: Sequence[int] = ()
+) -> int:
+    """Return 1, or more threads if the pass is so much faster with them.
 
     Args:
         forward: the pass, with the most threads that it may use; changed meanwhile.
         items: of one batch.
+        counts: those to try beside 1 and the most.
 
     Raises:
         Exception: whatever the pass raises.
@@ -30,7 +33,7 @@ def choose_threads(forward: Forward, items: Sequence[torch.Tensor]) -> int:
     most = forward.threads
     if most == 1 or not forward.on_cpu:
         return most
-    seconds: dict[int, list[float]] = {1: [], most: []}
+    seconds: dict[int, list[float]] = {count: [] for count in sorted({1, *counts, most})}
     until_s = time.perf_counter() + TRIALS_S
     while len(seconds[1]) < TRIALS and (not seconds[1] or time.perf_counter() < until_s):
         for threads, took in seconds.items():
@@ -38,4 +41,17 @@ def choose_threads(forward: Forward, items: Sequence[torch.Tensor]) -> int:
             started_s = time.perf_counter()
             forward(items)
             took.append(time.perf_counter() - started_s)
-    return most if min(seconds[most]) < (1 - WORTH) * min(seconds[1]) else 1
+    return _fewest_that_pay({threads: min(took) for threads, took in seconds.items()})
+
+
+def powers_of_two(most: int) -> list[int]:
+    """Return 1, 2, 4 and so on, and the most itself."""
+    return [*(2**i for i in range(most.bit_length()) if 2**i < most), most]
+
+
+def _fewest_that_pay(seconds: Mapping[int, float]) -> int:
+    best = 1
+    for threads, took_s in seconds.items():
+        if took_s < (1 - WORTH) * seconds[best]:
+            best = threads
+    return best

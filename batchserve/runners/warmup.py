@@ -3,12 +3,13 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from statistics import median
 
 import torch
 
+from batchserve.batching.knee import DISAPPOINTMENTS, disappoints, largest_that_pays
 from batchserve.runners.base import OutOfMemory, Runner
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
@@ -26,10 +27,7 @@ REQUEST_S, LIGHT = 50e-6, 0.25
 TIMED_PASSES, TIMED_S = 5, 0.3
 # The size of batch by which the number of threads is chosen.
 USUAL = 8
-# Where N is to be found out: a size pays if an item takes so much less, and the search ends after
-# so many sizes in a row that do not, or a pass so long. The time of one pass is a wait for others.
-GAIN = 0.05
-DISAPPOINTMENTS = 2
+# Where N is to be found out, the search ends with a pass so long: it is a wait for others.
 LONG_PASS_S = 2.0
 # Below it, a disappointment is more likely the machine's than the model's.
 LEAST = 4
@@ -42,6 +40,8 @@ def warm_up(
     max_batch_size: int | None,
     on_size: Callable[[int, float], None] = lambda _size, _seconds: None,
     most: int = MOST,
+    *,
+    may_choose_threads: bool = True,
 ) -> dict[int, float]:
     """Run the sizes that batches may have, and find out what each takes.
 
@@ -56,6 +56,7 @@ def warm_up(
         max_batch_size: N; None: find out.
         on_size: called with each size and the seconds that a pass of it takes.
         most: the largest size to try where N is to be found out.
+        may_choose_threads: their number has not been chosen yet.
 
     Returns:
         Seconds by batch size. The largest is the one to use.
@@ -64,12 +65,16 @@ def warm_up(
         OutOfMemory: the memory does not even suffice for the smallest.
     """
     if forward.pad_to is not None:
+        forward.compile_what_comes()
         took_s = seconds_of_pass(forward, [example] * forward.pad_to)
         on_size(forward.pad_to, took_s)
         return {1: took_s, forward.pad_to: took_s}
     usual = min(max_batch_size or USUAL, USUAL, most)
     with suppress(OutOfMemory):
-        forward.threads = choose_threads(forward, [example] * usual)
+        if may_choose_threads:
+            forward.threads = choose_threads(forward, [example] * usual)
+    # Only now: what is compiled is compiled for so many threads.
+    forward.compile_what_comes()
     if max_batch_size is None:
         return _search(forward, example, on_size, most)
     seconds = {}
@@ -103,26 +108,6 @@ def _search(
                 break
     largest = max(largest_that_pays(seconds), LEAST)
     return {size: took_s for size, took_s in seconds.items() if size <= largest}
-
-
-def largest_that_pays(seconds: Mapping[int, float]) -> int:
-    """Return the largest size that beats, per item, every smaller one that does.
-
-    Args:
-        seconds: of a pass, by batch size, from the smallest size on.
-    """
-    sizes = iter(seconds)
-    best = next(sizes)
-    for size in sizes:
-        if seconds[size] / size <= (1 - GAIN) * seconds[best] / best:
-            best = size
-    return best
-
-
-def disappoints(seconds: Mapping[int, float]) -> bool:
-    """Whether the last sizes have not paid, so that the next one is not worth a try."""
-    sizes = list(seconds)
-    return len(sizes) - 1 - sizes.index(largest_that_pays(seconds)) >= DISAPPOINTMENTS
 
 
 def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tuple[int, float]]:

@@ -75,7 +75,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-        return image.convert("RGB")
+        # Which would copy it.
+        return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:
         raise InvalidInput(f"the image is truncated or damaged: {error}") from error
 

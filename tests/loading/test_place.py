@@ -7,7 +7,7 @@ from torchvision.models import resnet18
 
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
-from batchserve.loading import load_module, pick_device, place_module
+from batchserve.loading import Compiled, load_module, pick_device, place_module
 from tests.loading.models import SHARED, torchscript
 
 
@@ -108,8 +108,15 @@ def test_a_module_is_not_compiled_unless_that_is_asked_for(configure, trained):
 def test_a_module_is_compiled_where_that_is_asked_for(configure, trained):
     config = configure(source="tests.loading.models:make", compile=True).models[0]
     compiled = place_module(trained, config, torch.device("cpu"))
-    assert compiled is not trained
-    assert compiled._orig_mod is trained
+    assert isinstance(compiled, Compiled)
+    assert compiled.module is trained
+
+
+def test_without_a_compiler_nothing_is_compiled(configure, trained, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    config = configure(source="tests.loading.models:make", compile=True).models[0]
+    with pytest.raises(LoadError, match="there is no no-such-compiler"):
+        place_module(trained, config, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("source", ["architecture", "weights"])
@@ -125,3 +132,19 @@ def test_a_fine_tuned_model_of_torchvision_has_classes_of_its_own(tmp_path: Path
     module = load_module(ModelConfig.model_validate({"name": "flowers", **described}))
     batch = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(module(batch), trained(batch))
+
+
+def test_channels_last_is_the_order_of_the_weights(configure):
+    config = configure(source="torchvision:resnet18", channels_last=True).models[0]
+    placed = place_module(load_module(config), config, torch.device("cpu"))
+    weights = [weight for weight in placed.parameters() if weight.ndim == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def test_channels_last_does_not_go_with_a_program(configure, tmp_path, trained):
+    program = torch.export.export(trained, (torch.zeros(4, 3),))
+    torch.export.save(program, tmp_path / "model.pt2")
+    config = configure(source="model.pt2", trust=True, channels_last=True).models[0]
+    with pytest.raises(LoadError, match="channels_last: true does not go with a program"):
+        place_module(load_module(config), config, torch.device("cpu"))

@@ -301,3 +301,26 @@ def test_what_would_end_the_process_is_an_error_like_any_other(raised):
 
     with pytest.raises(RuntimeError, match=type(raised).__name__):
         forward_of(Panics())([torch.ones(1)])
+
+
+class Order(nn.Module):
+    """Says whether images come pixel by pixel."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        by_pixel = batch.is_contiguous(memory_format=torch.channels_last)
+        return torch.full((len(batch), 1), float(by_pixel))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("task", [TensorTask(), ImageClassification(ImageConfig(crop=8))])
+def test_images_come_in_the_order_that_the_weights_have(task, channels_last):
+    is_tensor = isinstance(task, TensorTask)
+    item = torch.rand(3, 8, 8) if is_tensor else torch.zeros(8, 8, 3, dtype=torch.uint8)
+    task.postprocess = lambda output: output
+    forward = Forward(Order(), task, CPU, torch.float32, channels_last=channels_last)
+    assert [row.item() for row in forward([item] * 2)] == [channels_last] * 2
+
+
+def test_what_is_no_image_has_one_order_only():
+    forward = Forward(nn.Identity(), TensorTask(), CPU, torch.float32, channels_last=True)
+    assert [row.shape for row in forward([torch.ones(2, 3, 4, 5)] * 2)] == [(2, 3, 4, 5)] * 2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from batchserve.runners.forward import Forward
-from batchserve.runners.threads import choose_threads
+from batchserve.runners.threads import choose_threads, powers_of_two
 from batchserve.runners.warmup import warm_up
 from batchserve.tasks.tensor import TensorTask
 
@@ -76,3 +76,10 @@ def test_answers_that_stay_the_same_to_the_bit_are_computed_as_configured():
     warm_up(forward, ITEMS[0], 4)
     assert forward.threads == MOST
     assert module.seen == {MOST}
+
+
+def test_of_several_numbers_the_fewest_that_pay_are_used():
+    seconds = {1: 0.04, 2: 0.02, 4: 0.018}
+    assert choose_threads(forward_of(Takes(seconds), threads=4), ITEMS, [2]) == 2
+    assert powers_of_two(6) == [1, 2, 4, 6]
+    assert powers_of_two(1) == [1]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from batchserve.batching.knee import disappoints, largest_that_pays
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
@@ -14,8 +15,6 @@ from batchserve.runners.warmup import (
     REQUEST_S,
     _compare,
     choose_runner,
-    disappoints,
-    largest_that_pays,
     warm_up,
 )
 from batchserve.tasks.tensor import TensorTask

@@ -1,0 +1,228 @@
+"""A model, made ready in several ways beside each other: to be timed, and asked the same."""
+
+import copy
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+
+from batchserve.config import ModelConfig
+from batchserve.errors import InvalidInput, LoadError, TooLarge
+from batchserve.loading import (
+    DTYPES,
+    has_compiler,
+    has_convolutions,
+    largest_batch,
+    load_module,
+    pick_device,
+    place_module,
+    torchscript,
+)
+from batchserve.loading.program import Program
+from batchserve.loading.quantize import bytes_of, is_linear
+from batchserve.runners.comparison import largest_difference, largest_number
+from batchserve.runners.difference import Difference
+from batchserve.runners.forward import Forward
+from batchserve.runners.reproducible import like
+from batchserve.samples import as_jpeg, drawn_jpeg, find_photos, mirrored
+from batchserve.tasks import build_task
+from batchserve.tasks.base import Task
+from batchserve.tasks.kinds import input_of
+
+ITEMS = 8
+# A cell of a few microseconds is measured for so long.
+LEAST_S, MOST_PASSES = 0.02, 200
+
+
+class Subject:
+    """A model as it is loaded, from which candidates are made.
+
+    Args:
+        config: of the model.
+
+    Attributes:
+        items: inputs to ask all candidates about, no two of them alike where that can be had.
+        device: where candidates run.
+
+    Raises:
+        LoadError: it cannot be loaded, or nothing tells the shape of an input.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self._module = load_module(config)
+        self._task = build_task(config, self._module)
+        self.device = pick_device(config.device)
+        self.items = items_for(self._task)
+        if not self.items:
+            raise LoadError(
+                f"model {config.name}: nothing tells the shape of an input, so passes cannot be "
+                f"measured; set input_shape, as in [3, 224, 224], or let the task have a method "
+                f"example()"
+            )
+
+    @property
+    def has_convolutions(self) -> bool:
+        return has_convolutions(self._module)
+
+    @property
+    def has_linears(self) -> bool:
+        """Whether there is something to quantise."""
+        return not self._is_graph and any(map(is_linear, self._module.modules()))
+
+    @property
+    def has_fixed_precision(self) -> bool:
+        if isinstance(self._module, torch.jit.ScriptModule):
+            return bool(torchscript.constant_dtypes(self._module))
+        return isinstance(self._module, Program)
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def can_be_compiled(self) -> bool:
+        return not self._is_graph and has_compiler()
+
+    @property
+    def largest_batch(self) -> int | None:
+        """What a program allows; None: anything."""
+        return largest_batch(self._module)
+
+    def make(self, config: ModelConfig, threads: int) -> "Candidate":
+        """Make the model ready as a config says, which differs in how it is run only.
+
+        Raises:
+            LoadError: its kind does not allow that.
+        """
+        module = place_module(self._another(), config, self.device)
+        forward = Forward(
+            module,
+            self._task,
+            self.device,
+            DTYPES[config.precision],
+            threads=threads,
+            channels_last=bool(config.channels_last),
+        )
+        forward.compile_what_comes()
+        is_scores = input_of(self._task)["kind"] == "image" and self._task.finite_rows
+        return Candidate(
+            forward,
+            self.items,
+            bytes_=bytes_of(module),
+            is_scores=is_scores or self._task.labels is not None,
+            at_once=self.largest_batch or ITEMS,
+        )
+
+    @property
+    def _is_graph(self) -> bool:
+        return isinstance(self._module, Program | torch.jit.ScriptModule)
+
+    def _another(self) -> torch.nn.Module:
+        # The weights of anything else may be random, and other ones the next time.
+        return load_module(self._config) if self._is_graph else copy.deepcopy(self._module)
+
+
+class Candidate:
+    """A model that is ready to run in one way.
+
+    Args:
+        forward: its pass.
+        items: see `Subject`.
+        bytes_: of its parameters and buffers.
+        is_scores: a row is one score for each class.
+        at_once: how many items a batch may have, where only the answers count.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        items: Sequence[torch.Tensor],
+        *,
+        bytes_: int,
+        is_scores: bool = False,
+        at_once: int = ITEMS,
+    ) -> None:
+        self._forward, self._items = forward, items
+        self.bytes = bytes_
+        self._is_scores = is_scores
+        self._at_once = at_once
+        self._seen: set[tuple[int, int]] = set()
+
+    def answers(self) -> list[Any]:
+        """Return the rows for all items.
+
+        Raises:
+            KeyboardInterrupt: somebody wants this to end.
+            Exception: whatever the pass raised.
+        """
+        begins = range(0, len(self._items), self._at_once)
+        return [row for at in begins for row in self._run(self._items[at : at + self._at_once])]
+
+    def differs(self, expected: Sequence[Any]) -> Difference:
+        """Compare the answers with what another candidate said to the same."""
+        rows = self.answers()
+        same = [_best(row) == _best(other) for row, other in zip(rows, expected, strict=True)]
+        return Difference(
+            largest_difference(rows, expected),
+            largest_number(expected),
+            len(rows),
+            sum(same) if self._is_scores else None,
+        )
+
+    def seconds(self, threads: int, size: int) -> float:
+        """Return what a pass of so many items takes with so many threads.
+
+        Raises:
+            KeyboardInterrupt: somebody wants this to end.
+            OutOfMemory: it does not fit.
+            Exception: whatever else the pass raised.
+        """
+        self._forward.threads = threads
+        items = list(islice(cycle(self._items), size))
+        if (threads, size) not in self._seen:
+            self._run(items)
+            self._seen.add((threads, size))
+        passes, started_s = 0, time.perf_counter()
+        while passes < MOST_PASSES:
+            self._run(items)
+            passes += 1
+            if (taken_s := time.perf_counter() - started_s) >= LEAST_S:
+                break
+        return taken_s / passes
+
+    def _run(self, items: Sequence[torch.Tensor]) -> list[Any]:
+        try:
+            return self._forward(items)
+        except RuntimeError as error:
+            # The pass takes whatever ends it for the model's fault.
+            if isinstance(error.__cause__, KeyboardInterrupt):
+                raise error.__cause__ from None
+            raise
+
+
+def items_for(task: Task) -> list[torch.Tensor]:
+    """Return items to try a model with: photos if it takes images, random ones like its example."""
+    items = _photos(task) if input_of(task)["kind"] == "image" else []
+    example = task.example()
+    if len(items) >= ITEMS or example is None:
+        return items[:ITEMS]
+    # Photos answer differently from noise; among them, none is needed.
+    return items or [example, *like(example, ITEMS - 1)]
+
+
+def _photos(task: Task) -> list[torch.Tensor]:
+    files = [as_jpeg(path) for path in find_photos().values()] or [drawn_jpeg()]
+    items = []
+    for file in [*files, *map(mirrored, files)]:
+        with suppress(InvalidInput, TooLarge):
+            items.append(task.decode(file))
+    # One shape, so that they share a batch.
+    return items if len({task.bucket_key(item) for item in items}) == 1 else []
+
+
+def _best(row: Any) -> int | None:
+    return int(row.argmax()) if isinstance(row, torch.Tensor) and row.numel() else None
