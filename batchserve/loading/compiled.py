@@ -48,7 +48,7 @@ class Compiled(torch.nn.Module):
         # A second to import.
         from torch._inductor import config as inductor  # noqa: PLC0415
 
-        compiling = torch.compile(self.module, dynamic=True)
+        compiling: Any = torch.compile(self.module, dynamic=True)
         self._call = inductor.patch(freezing=self._freeze)(compiling.__call__)
 
     def settle(self) -> None:

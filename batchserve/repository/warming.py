@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.loading import one_compiles
+from batchserve.runners.base import OutOfMemory
 from batchserve.runners.forward import Forward
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
@@ -119,8 +120,12 @@ def _suspects(config: ModelConfig) -> str:
 def _choose_layout(
     config: ModelConfig, forward: Forward, example: "torch.Tensor", most: int
 ) -> None:
-    # What is compiled orders its weights itself, and must be the same again to be in the cache.
-    trial = choose_layout(forward, like(example, min(TRIED, most)), measure=not config.compile)
+    items = like(example, min(TRIED, most))
+    try:
+        # What is compiled orders its weights itself, and must be the same again to be in the cache.
+        trial = choose_layout(forward, items, measure=not config.compile)
+    except OutOfMemory:
+        return  # the warm-up will find for how many the memory suffices
     if trial is None:
         logger.info("%s channels_last: not used, the model fails with it", config.key)
         return
