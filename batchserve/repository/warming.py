@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
+<<<<<<< HEAD
 from batchserve.loading import is_compiled, one_compiles, remember_compiled
 from batchserve.runners.autotune import autotune
+=======
+from batchserve.loading import one_compiles
+from batchserve.runners.base import OutOfMemory
+>>>>>>> forward
 from batchserve.runners.forward import Forward
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
@@ -128,8 +133,12 @@ def _suspects(config: ModelConfig) -> str:
 def _choose_layout(
     config: ModelConfig, forward: Forward, example: "torch.Tensor", most: int
 ) -> None:
-    # What is compiled orders its weights itself, and must be the same again to be in the cache.
-    trial = choose_layout(forward, like(example, min(TRIED, most)), measure=not config.compile)
+    items = like(example, min(TRIED, most))
+    try:
+        # What is compiled orders its weights itself, and must be the same again to be in the cache.
+        trial = choose_layout(forward, items, measure=not config.compile)
+    except OutOfMemory:
+        return  # the warm-up will find for how many the memory suffices
     if trial is None:
         logger.info("%s channels_last: not used, the model fails with it", config.key)
         return

@@ -109,6 +109,7 @@ def _forward(module: nn.Module, task: Task, config: ModelConfig) -> tuple[Forwar
     forward = Forward(
         module, task, device, DTYPES[config.precision], channels_last=bool(config.channels_last)
     )
+    forward.compile_what_comes()
     return forward, bytes_of(module)
 
 

@@ -140,7 +140,7 @@ async def test_a_quantised_model_is_reproducible(serve):
 def test_quantising_comes_before_compiling(configure):
     (config,) = configure(quantize="int8-dynamic", compile=True).models
     placed: Any = place_module(load_module(config), config, torch.device("cpu"))
-    assert isinstance(placed._orig_mod[0], Int8Linear)
+    assert isinstance(placed.module[0], Int8Linear)
 
 
 def test_convolutions_stay_as_they_are():

@@ -265,6 +265,26 @@ async def test_a_model_that_cannot_have_the_order_that_is_stated_says_what_to_le
         await repository_of(config).load()
 
 
+class AtMostTwoImages(AtMostThree):
+    """Has convolutions, and memory for less than are tried."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.cat([batch, batch]))[: len(batch)]
+
+
+async def test_the_order_is_left_where_the_memory_does_not_suffice_to_try_it(configure, caplog):
+    source = f"{__name__}:AtMostTwoImages"
+    repository = repository_of(configure(source=source, input_shape=[3, 8, 8]))
+    await repository.load()
+    assert repository.find().max_batch_size == 1
+    assert repository.find().state is State.READY
+    await repository.close()
+
+
 class Views(nn.Module):
     """Needs its images plane by plane."""
 
