@@ -91,13 +91,8 @@ def passes(source: str, names: list[str], sizes: list[int], threads: int) -> Tab
 def stages() -> Table:
     """Of one photo of about 40 KB and 500 × 400 pixels, on one thread."""
     file = io.BytesIO()
-<<<<<<< HEAD
-    chelsea = skimage.data.chelsea()  # type: ignore[no-untyped-call]
-    Image.fromarray(chelsea).resize((500, 400)).save(file, "JPEG", quality=88)
-=======
     cat = skimage.data.chelsea()  # type: ignore[no-untyped-call]
     Image.fromarray(cat).resize((500, 400)).save(file, "JPEG", quality=88)
->>>>>>> forward
     data = file.getvalue()
     text = pybase64.b64encode(data).decode()
     task = ImageClassification(ImageConfig())

@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
-<<<<<<< HEAD
 from batchserve.loading import is_compiled, one_compiles, remember_compiled
 from batchserve.runners.autotune import autotune
-=======
-from batchserve.loading import one_compiles
 from batchserve.runners.base import OutOfMemory
->>>>>>> forward
 from batchserve.runners.forward import Forward
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
