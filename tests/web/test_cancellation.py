@@ -79,7 +79,8 @@ async def test_ten_thousand_clients_that_hang_up_leave_no_trace(serve, blockbust
     assert after[Item] <= before[Item]
     more = {kind: count for kind, count in (after - before).items() if count > AT_A_TIME}
     assert more == {}, "something is left of each"
-    assert rss_after - rss_before < 1000 * CLIENTS
+    # What lives is counted above; this is for what is not Python's, and a process of 1 GB varies.
+    assert rss_after - rss_before < 2000 * CLIENTS
 
     # None of them is computed, and the next one is.
     runner.release()
