@@ -141,7 +141,9 @@ def test_encrypted_and_administered_at_an_address_of_its_own(launch, tmp_path: P
     }
     server = launch(DOUBLE, server=settings)
     address = server.base.removeprefix("http://")
-    assert f"https://{address}, https://127.0.0.1:{port};" in server.output()
+    # It is told once connections are accepted.
+    greeting = f"https://{address}, https://127.0.0.1:{port};"
+    wait_for(lambda: greeting in server.output(), server)
 
     def ask(base: str, method: str, path: str, **kwargs: Any) -> int:
         response = requests.request(
