@@ -3,6 +3,7 @@
 import base64
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -71,6 +72,8 @@ def test_24_clients_share_batches_and_each_gets_its_own_answer(shipped):
 
 
 def test_the_metrics_count_both_workers(shipped):
+    # Each worker tells the other what it has counted every half a second.
+    time.sleep(1)
     before = total(shipped, "batchserve_requests_total")
     with ThreadPoolExecutor(8) as clients:
         list(clients.map(lambda _: shipped.post(files={"file": photo("rocket")}), range(16)))

@@ -38,7 +38,7 @@ class AddsWhenCompiled(Compiled):
     """Answers otherwise once it is compiled."""
 
     def compile_what_comes(self) -> None:
-        self._call = Adds()
+        self._call = Adds().__call__
 
 
 def test_compiled_code_that_answers_otherwise_is_not_used():
