@@ -16,7 +16,8 @@ from batchserve.errors import ConfigError, Forbidden, InvalidInput
 SAFE = frozenset(
     {
         *("name", "version", "image", "input_shape", "input_dtype", "slo_ms", "device"),
-        *("precision", "quantize", "compile", "reproducible", "batching", "sha256"),
+        *("precision", "quantize", "compile", "channels_last", "autotune", "reproducible"),
+        *("batching", "sha256"),
     }
 )
 # Where it comes from; each is looked at. Any other key is for the config file alone.

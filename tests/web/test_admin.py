@@ -459,14 +459,14 @@ async def test_progress_is_shown_while_a_version_is_loaded(administered, monkeyp
         look()
         return load_module(config, on_bytes)
 
-    def slow_warm(config, task, forward, most, on_size):
+    def slow_warm(config, task, forward, most, on_size, **options):
         look()
 
         def tell(done, of):
             on_size(done, of)
             look()
 
-        return warm(config, task, forward, most, tell)
+        return warm(config, task, forward, most, tell, **options)
 
     monkeypatch.setattr(versions, "load_module", slow_load)
     monkeypatch.setattr(versions, "warm", slow_warm)

@@ -8,7 +8,6 @@ from aiohttp import HttpVersion11, hdrs
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
-from multidict import MultiMapping
 
 from batchserve.config import ServerConfig
 from batchserve.errors import RequestError
@@ -70,7 +69,7 @@ def read_head(data: bytes, server: ServerConfig) -> Head | None:
     length = headers.getall(hdrs.CONTENT_LENGTH, ())
     if path is None or len(length) != 1 or not LENGTH.fullmatch(length[0]):
         return None
-    if any(name in headers for name in UNUSUAL) or not _is_json(headers):
+    if any(name in headers for name in UNUSUAL) or not _is_json(message):
         return None
     try:
         check_key(headers, server)
@@ -100,7 +99,8 @@ def _parse(data: bytes) -> RawRequestMessage | None:
     return messages[0][0] if len(messages) == 1 else None
 
 
-def _is_json(headers: MultiMapping[str]) -> bool:
+def _is_json(message: RawRequestMessage) -> bool:
+    headers = message.headers
     kind = headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
     accepted = ",".join(headers.getall(hdrs.ACCEPT, ()))
     return kind == JSON and preferred(accepted, ANSWERS) == JSON
