@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from aiohttp import web
+from rich.console import Console
 
 from batchserve import signals, systemd
 from batchserve.administration import Administration
@@ -24,11 +25,13 @@ from batchserve.greeting import greeting
 from batchserve.leaving import Leaving, Traffic
 from batchserve.lineage import LINEAGE
 from batchserve.loading import use_threads
+from batchserve.loading_bar import loading_bar
 from batchserve.metrics import MULTIPROC_DIR, Metrics
 from batchserve.model_stats import ModelStats
 from batchserve.permission import permitted
 from batchserve.repository import ModelRepository, ModelVersion
 from batchserve.repository.follower import Follower, Identity
+from batchserve.repository.version import OnBatch, OnFault
 from batchserve.shadow import Shadow
 from batchserve.stores import open_store
 from batchserve.trace import Trace
@@ -191,22 +194,7 @@ async def build_app(config: Config) -> web.Application:
     def on_fault(model: ModelVersion, fault: Fault) -> None:
         metrics.on_fault(model.name, model.version, fault)
 
-    hang_s, threads = config.server.hang_seconds, config.server.threads_of_forward
-    strict = LINEAGE.is_covered(config.server.workers)
-    follower = None
-    if config.server.admin_token is None:
-        repository = ModelRepository(config.models, on_batch, on_fault, hang_s, threads)
-        await repository.load(strict=strict)
-    else:
-        repository = ModelRepository((), on_batch, on_fault, hang_s, threads)
-        follower = _follower(config, repository)
-        try:
-            await follower.start(strict=strict)
-        except StartupError:
-            await follower.close()
-            await repository.close()
-            raise
-
+    repository, follower = await _loaded(config, on_batch, on_fault)
     app = web.Application(
         middlewares=[see_off, answer_errors, ask_for_key],
         client_max_size=config.server.max_body_bytes,
@@ -244,6 +232,37 @@ async def build_app(config: Config) -> web.Application:
         app.cleanup_ctx.append(_meanwhile(lambda _app: tracer.run()))
         app.on_cleanup.append(lambda _app: tracer.close())
     return app
+
+
+async def _loaded(
+    config: Config, on_batch: OnBatch, on_fault: OnFault
+) -> tuple[ModelRepository, Follower | None]:
+    """Return the models, and who follows what is wanted of them, if there is administration."""
+    hang_s, threads = config.server.hang_seconds, config.server.threads_of_forward
+    strict = LINEAGE.is_covered(config.server.workers)
+    administered = config.server.admin_token is not None
+    configs = () if administered else config.models
+    repository = ModelRepository(configs, on_batch, on_fault, hang_s, threads)
+    follower = _follower(config, repository) if administered else None
+    async with _loading_bar(config, repository):
+        if follower is None:
+            await repository.load(strict=strict)
+            return repository, None
+        try:
+            await follower.start(strict=strict)
+        except StartupError:
+            await follower.close()
+            await repository.close()
+            raise
+    return repository, follower
+
+
+def _loading_bar(config: Config, repository: ModelRepository) -> AbstractAsyncContextManager[None]:
+    """Show how far the models are, where this process has the terminal for itself."""
+    if config.server.workers > 1 or not LINEAGE.first:
+        return nullcontext()
+    console = Console(file=sys.stderr)
+    return loading_bar(lambda: repository.versions, console, logger.handlers)
 
 
 def _follower(config: Config, repository: ModelRepository) -> Follower:

@@ -45,7 +45,7 @@ LAYERS = [
     ["batching.passes"],
     ["batching.batcher"],
     ["repository"],
-    ["inference", "greeting", "administration"],
+    ["inference", "greeting", "administration", "loading_bar"],
     ["model_stats", "shadow"],
     ["web"],
     ["app", "simulation", "demo"],
