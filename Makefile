@@ -12,13 +12,14 @@ SIMULATE = $(BIN)/batchserve simulate docs/simulated.yaml --forward-ms 1:10,32:7
 serve: $(INSTALLED) photos
 	$(BIN)/batchserve serve config.yaml
 
+# Each process takes whole files, in order: what a file starts, it starts once.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers=auto
 
 # Into site/. A link, an anchor or a picture that is not there is an error.
 docs: $(INSTALLED)
@@ -61,11 +62,12 @@ photos: | $(INSTALLED)
 	$(BIN)/python -m batchserve.demo photos
 
 # Several GB the first time, torch above all; nothing afterwards, until pyproject.toml changes.
+# Most of its modules are never imported, and need not be compiled: that would take a minute.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchserve needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	@echo "Installing into $(VENV): torch and the demonstration model take a few minutes once."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -e '.[demo,dev]'
+	$(BIN)/pip install --disable-pip-version-check --no-compile -e '.[demo,dev]'
 	@touch $@
 
 clean:
