@@ -62,12 +62,11 @@ photos: | $(INSTALLED)
 	$(BIN)/python -m batchserve.demo photos
 
 # Several GB the first time, torch above all; nothing afterwards, until pyproject.toml changes.
-# Most of its modules are never imported, and need not be compiled: that would take a minute.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchserve needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	@echo "Installing into $(VENV): torch and the demonstration model take a few minutes once."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check --no-compile -e '.[demo,dev]'
+	$(BIN)/pip install --disable-pip-version-check -e '.[demo,dev]'
 	@touch $@
 
 clean:
