@@ -109,7 +109,8 @@ class Forward:
             Exception: whatever the module or the task raised.
         """
         try:
-            return self._pass(tensors)
+            with torch.inference_mode():
+                return self._pass(tensors)
         except Exception as error:
             if not devices.ran_out_of_memory(error):
                 self._check_device(error)
@@ -124,7 +125,6 @@ class Forward:
             f"the memory does not suffice for a batch of {len(tensors)} on {self._device}: {reason}"
         )
 
-    @torch.inference_mode()
     def _pass(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         # OpenMP's number of threads is each thread's own, and each model's.
         if torch.get_num_threads() != self.threads:
