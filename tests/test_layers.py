@@ -46,7 +46,7 @@ LAYERS = [
     ["batching.batcher"],
     ["repository"],
     ["inference", "greeting", "administration", "loading_bar"],
-    ["model_stats", "shadow"],
+    ["model_stats", "shadow", "start"],
     ["web"],
     ["app", "simulation", "demo"],
     ["testing"],
