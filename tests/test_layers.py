@@ -34,7 +34,7 @@ LAYERS = [
         *("errors", "memory", "signals", "lineage", "systemd"),
         *("addresses", "quantiles", "cores", "urls"),
     ],
-    ["importing", "leaving", "stores", "history", "samples"],
+    ["importing", "leaving", "stores", "history", "samples", "plotting"],
     ["config", "batch"],
     ["config_file", "history_log", "trial_record"],
     ["permission"],
@@ -76,7 +76,7 @@ HOMES = {
     "dill": ["loading"],
     "torchao": ["loading"],
     "typer": ["cli", "simulation.command", "top.command", "bench.command", "tuning.command"],
-    "matplotlib": ["simulation.plot", "bench.plot", "tuning.plot"],
+    "matplotlib": ["plotting"],
     "httptools": ["bench.connection"],
 }
 
