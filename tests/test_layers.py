@@ -32,7 +32,7 @@ BATCHING = [
 LAYERS = [
     [
         *("errors", "memory", "signals", "lineage", "systemd"),
-        *("addresses", "quantiles", "cores", "urls"),
+        *("addresses", "quantiles", "cores", "urls", "mistakes"),
     ],
     ["importing", "leaving", "stores", "history", "samples", "plotting"],
     ["config", "batch"],

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from batchserve.config import ModelConfig
 from batchserve.errors import Conflict, StartupError, StoreUnavailable
+from batchserve.mistakes import explained
 from batchserve.repository.keeper import Configure, Keeper
 from batchserve.repository.reconcile import advance
 from batchserve.repository.reports import Report, counted
@@ -339,5 +340,5 @@ def _parse(document: str) -> Wanted:
     except ValidationError as error:
         raise StoreError(
             f"server.state holds what this release of batchserve does not understand; name "
-            f"another one, or move it away, and its changes will be lost: {error}"
+            f"another one, or move it away, and its changes will be lost: {explained(error)}"
         ) from None
