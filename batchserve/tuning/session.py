@@ -16,7 +16,7 @@ from batchserve.errors import ConfigError
 from batchserve.loading import pick_device, remember_compiled, stop_compiling, use_threads
 from batchserve.memory import use_huge_pages
 from batchserve.plotting import check_plot
-from batchserve.repository.warming import ROOM_FOR_PASSES
+from batchserve.repository.advice import ROOM_FOR_PASSES
 from batchserve.runners.candidate import Candidate, Subject
 from batchserve.runners.threads import powers_of_two
 from batchserve.runners.warmup import MOST
