@@ -45,6 +45,7 @@ LAYERS = [
     ["batching.passes"],
     ["batching.batcher"],
     ["repository"],
+    ["agreement"],
     ["inference", "greeting", "administration", "loading_bar"],
     ["model_stats", "shadow", "start"],
     ["web"],

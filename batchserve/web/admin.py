@@ -8,7 +8,8 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
-from batchserve.administration import TIMEOUT_S, Administration, Outcome
+from batchserve.administration import TIMEOUT_S, Administration
+from batchserve.agreement import Outcome
 from batchserve.config import CandidateConfig
 from batchserve.errors import BadRequest, TooLarge, UnsupportedMedia
 from batchserve.mistakes import explained

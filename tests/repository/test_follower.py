@@ -512,9 +512,7 @@ async def test_without_its_store_a_worker_does_not_start(start):
     ("document", "reason"),
     [("{", "Invalid JSON: EOF"), ('{"current": 7}', "current: Input should be an object")],
 )
-async def test_a_document_that_nobody_understands_is_not_guessed_at(
-    start, store, document, reason
-):
+async def test_a_document_that_nobody_understands_is_not_guessed_at(start, store, document, reason):
     store.replace(1, document)
     with pytest.raises(StartupError, match=f"move it away.*: {reason}"):
         await start()
