@@ -10,6 +10,7 @@ from batchserve.loading import Compiled, laid_out, lay_out
 from batchserve.runners import device as devices
 from batchserve.runners.base import DeviceLost, OutOfMemory, RowFault
 from batchserve.runners.nested import mapped, tensors_in
+from batchserve.runners.transfer import Transfer, transfer_for
 from batchserve.tasks.base import Task
 
 
@@ -31,6 +32,7 @@ class Forward:
         threads: cores that a pass may use; None: as many as torch is told to on this thread.
         channels_last: the order of images in memory, as the module's weights have it.
         device_answers: asked after a failure whether the device still does.
+        transfer: how batches get to the device; None: as suits it.
 
     Attributes:
         threads: cores that a pass uses.
@@ -46,6 +48,7 @@ class Forward:
         threads: int | None = None,
         channels_last: bool = False,
         device_answers: Callable[[torch.device], bool] = devices.answers,
+        transfer: Transfer | None = None,
     ) -> None:
         self._module = module
         self._task = task
@@ -53,6 +56,7 @@ class Forward:
         self._dtype = dtype
         self.pad_to = pad_to
         self._device_answers = device_answers
+        self._transfer = transfer or transfer_for(device)
         self.threads = threads or torch.get_num_threads()
         self._channels_last = channels_last
 
@@ -129,9 +133,9 @@ class Forward:
         # OpenMP's number of threads is each thread's own, and each model's.
         torch.set_num_threads(self.threads)
         items = self._padded(tensors)
-        batch = mapped(self._to_device, self._task.collate(items))
-        inputs = mapped(self._as_the_module_takes_it, self._task.preprocess(batch))
-        output = self._task.postprocess(_call(self._module, inputs))
+        with self._transfer.entered():
+            output = self._task.postprocess(_call(self._module, self._inputs(items)))
+            output = self._transfer.answers(output)
         rows = rows_of(output, len(items))[: len(tensors)]
         # Once for the batch: an operation for each row would ask for the GIL each time.
         if self._task.finite_rows and not is_finite(output):
@@ -145,8 +149,10 @@ class Forward:
             raise ValueError(f"{len(tensors)} items are more than the {self.pad_to} of every batch")
         return [*tensors, *[tensors[-1]] * (self.pad_to - len(tensors))]
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._device, non_blocking=True)
+    def _inputs(self, items: Sequence[torch.Tensor]) -> Any:
+        """Return what the module is called with."""
+        batch = self._transfer.batch(self._task, items)
+        return mapped(self._as_the_module_takes_it, self._task.preprocess(batch))
 
     def _as_the_module_takes_it(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
