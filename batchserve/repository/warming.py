@@ -10,7 +10,9 @@ from batchserve.errors import LoadError
 from batchserve.loading import is_compiled, one_compiles, remember_compiled
 from batchserve.runners.autotune import autotune
 from batchserve.runners.base import OutOfMemory
+from batchserve.runners.cuda_graph import RecordingBroke, recorder_for
 from batchserve.runners.forward import Forward
+from batchserve.runners.graph_choice import choose_graphs
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
 from batchserve.runners.warmup import USUAL, sizes_to_try, warm_up
@@ -86,6 +88,7 @@ def warm(
             )  # fmt: skip
         if config.compile:
             remember_compiled(config, forward.threads, channels_last=forward.channels_last)
+        seconds |= _record(config, task, forward, example, list(seconds))
         (row,) = forward([example])
         _try_encoding(task, row)
         if config.reproducible:
@@ -155,6 +158,23 @@ def _autotune(
 
     tuned = autotune(forward, items, found, compiles_anyway=config.compile)
     logger.info("%s autotune: %s", config.key, tuned)
+
+
+def _record(
+    config: ModelConfig, task: Task, forward: Forward, example: "torch.Tensor", sizes: list[int]
+) -> dict[int, float]:
+    """Return the seconds of passes that are recorded, by size."""
+    if not (config.cuda_graphs and task.fixed_shape) or config.reproducible:
+        return {}
+    recorder = recorder_for(forward.device)
+    if recorder is None:
+        return {}
+    try:
+        choice = choose_graphs(forward, example, sizes, recorder)
+    except RecordingBroke as error:
+        raise LoadError(f"model {config.name}: {error}") from error
+    logger.info("%s CUDA graphs: %s", config.key, choice)
+    return choice.seconds
 
 
 def _say_that_it_compiles(config: ModelConfig) -> None:
