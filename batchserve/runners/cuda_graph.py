@@ -5,25 +5,23 @@ It has not been run on a GPU yet: it follows what torch says of
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import torch
 
+from batchserve.runners.device import RECORDING
 from batchserve.runners.graphs import Record, Replay
 
 logger = logging.getLogger(__name__)
 
 # Before recording, libraries choose their kernels, and take the memory that they keep.
 WARM_UPS = 3
-# torch allows one recording at a time in a process.
-RECORDING = threading.Lock()
 # torch hands out 32 streams of a priority in turn, so that sooner or later two have the same one.
 # What another model did on it would be recorded, too; passes have streams of priority 0.
 PRIORITY = -1
-# Before torch 2.12, its allocator points to these for ever (see `recordable.py`).
+# In torch 2.11, its allocator points to these for ever (see `recordable.py`).
 FAILED: list[torch.cuda.CUDAGraph] = []
 
 
@@ -55,7 +53,7 @@ class CudaRecorder:
         with RECORDING:
             # What is queued so far may be what the function reads.
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-            # Also where torch, before 2.12, does not return to the stream after a failure.
+            # Also where torch 2.11 does not return to the stream after a failure.
             with torch.cuda.stream(self._stream):
                 self._warm_up(function)
                 return self._recorded(function)

@@ -1,7 +1,7 @@
 """Whether a pass can be recorded: does it need the host while it runs?
 
 A recording holds what happens on the device. A pass that waits for a number from there, or computes
-something on the host, cannot be recorded; trying would fail, and before torch 2.12 such a failure
+something on the host, cannot be recorded; trying would fail, and in torch 2.11 such a failure
 leaves its allocator unusable (https://github.com/pytorch/pytorch/pull/180395). So one pass is
 watched first, operator by operator.
 """
@@ -17,6 +17,11 @@ from batchserve.runners.nested import mapped, tensors_in
 
 # Their result, or its size, is a number that the host has to know.
 NEEDS_HOST = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+# They copy between devices what else would only be looked at: a single number on the host. (Some
+# operators return one that means nothing, as attention does in place of a seed.)
+COPIES = ("aten::_to_copy", "aten::copy_")
+# What `torch.tensor` makes of numbers on the host, which have to be copied.
+FROM_NUMBERS = "aten::lift_fresh"
 # Of these a mask has as many results as it has true elements; other indices do not.
 INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index")
 
@@ -55,14 +60,20 @@ class _Watch(TorchDispatchMode):
         self.found: NotRecordable | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name  # noqa: SLF001 - there is no other way to it
+        name = func.name().partition(".")[0]
         if _needs_host(name, func.tags, args):
             raise self._objection(f"the model waits for the device within a pass ({name})")
         result = func(*args, **(kwargs or {}))
-        tensors = [*tensors_in(args), *tensors_in(kwargs or {}), *tensors_in(result)]
-        if any(tensor.device != self._device for tensor in tensors):
+        if self._is_elsewhere(name, [args, kwargs or {}, result]):
             raise self._objection(f"a part of the model is not on {self._device} ({name})")
         return result
+
+    def _is_elsewhere(self, name: str, values: Any) -> bool:
+        tensors = [*tensors_in(values)]
+        if name == FROM_NUMBERS:
+            return any(tensor.device == self._device for tensor in tensors)
+        others = [tensor for tensor in tensors if tensor.device != self._device]
+        return any(tensor.dim() for tensor in others) or (name in COPIES and bool(others))
 
     def _objection(self, reason: str) -> NotRecordable:
         self.found = NotRecordable(reason)

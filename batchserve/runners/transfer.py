@@ -99,7 +99,8 @@ class Streamed(Transfer):
             else:
                 self._lane.wait()
                 return fetched
-        return super().answers(output)
+        # Here and not where rows are made: that is another stream, which would not wait.
+        return mapped(lambda tensor: tensor.detach().cpu(), output)
 
     def _pin_no_more(self, error: Exception) -> None:
         self._pins = False

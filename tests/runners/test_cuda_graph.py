@@ -10,6 +10,7 @@ import torch
 
 from batchserve.runners import cuda_graph
 from batchserve.runners.cuda_graph import CudaRecorder, RecordingBroke, recorder_for
+from batchserve.runners.device import RECORDING
 
 CUDA = torch.device("cuda")
 
@@ -47,7 +48,7 @@ class FakeCuda:
 
     @contextmanager
     def graph(self, graph, pool, stream, capture_error_mode):
-        assert cuda_graph.RECORDING.locked()
+        assert RECORDING.locked()
         self.log.append(f"begin in {pool}, {capture_error_mode}")
         try:
             yield
@@ -133,7 +134,7 @@ def test_a_failed_warm_up_is_waited_for(cuda):
     with pytest.raises(ValueError, match="no such luck"):
         CudaRecorder(CUDA)(function)
     assert cuda.log[-1] == "synchronize"
-    assert not cuda_graph.RECORDING.locked()
+    assert not RECORDING.locked()
 
 
 @pytest.mark.parametrize("fails_to_end", [False, True])
@@ -145,7 +146,7 @@ def test_after_a_failed_recording_the_process_is_as_it_was(cuda, fails_to_end):
     assert cuda.log[-3:] == ["end", "reset", "empty"]
     if fails_to_end:
         assert "not permitted when stream is capturing" in str(caught.value.__context__)
-    assert not cuda_graph.RECORDING.locked()
+    assert not RECORDING.locked()
 
 
 def test_what_an_older_torch_leaves_out_is_done_for_it(cuda, monkeypatch):

@@ -30,10 +30,12 @@ def check(module: nn.Module, inputs: Tensor | None = None) -> None:
     "what",
     [
         lambda x: x.relu().reshape(-1, 2, 2).sum(-1),
-        lambda x: x[:, [0, 1]],
+        lambda x: x[:, torch.arange(2)],
         lambda x: x.masked_fill(x > 0, 1),
         lambda x: x if len(x) > 1 else -x,
         lambda x: x.add_(1).mul(torch.ones(4)),
+        lambda x: x + torch.ones((), device="meta").dim(),
+        lambda x: nn.functional.scaled_dot_product_attention(x[None], x[None], x[None])[0],
     ],
 )
 def test_what_happens_on_the_device_can_be_recorded(what):
@@ -58,9 +60,18 @@ def test_what_waits_for_a_number_cannot(what, operator):
         check(Does(what))
 
 
-def test_nor_can_what_happens_elsewhere():
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda x: x + torch.ones(4, device="meta").numel(),
+        lambda x: x + x.sum().to("meta").dim(),
+        lambda x: x[:, [0, 1]],
+        lambda x: x + torch.tensor([1.0, 2.0, 3.0, 4.0]),
+    ],
+)
+def test_nor_can_what_happens_elsewhere(what):
     with pytest.raises(NotRecordable, match="a part of the model is not on cpu"):
-        check(Does(lambda x: x + torch.ones(4, device="meta").numel()))
+        check(Does(what))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit")

@@ -126,6 +126,18 @@ def test_only_items_of_one_kind_are_stacked_by_somebody_else():
     assert not stacks(TensorTask(), [ones, torch.ones(1)])
 
 
+def test_answers_are_copied_on_the_lane_in_any_case(monkeypatch):
+    lane, copied, cpu = LateLane("to_host"), [], Tensor.cpu
+
+    def copy(tensor: Tensor) -> Tensor:
+        copied.append(lane.is_entered)
+        return cpu(tensor)
+
+    monkeypatch.setattr(Tensor, "cpu", copy)
+    forward_by(lane, Double())([torch.ones(1)])
+    assert copied[0]
+
+
 @pytest.mark.parametrize("fails", ["pinned", "to_host"])
 def test_without_pinned_memory_it_goes_on_as_usual(fails, caplog):
     lane = LateLane(fails)
