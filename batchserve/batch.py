@@ -6,9 +6,9 @@ All times are seconds on one monotonic clock, the batcher's.
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchserve.errors import DeadlineExceeded
 
@@ -50,8 +50,7 @@ class Fault(StrEnum):
     HUNG = "hung"  # the pass did not return
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What a request asks for.
 
     Attributes:
@@ -68,7 +67,7 @@ class Terms:
         """Return the same, promised for later, but for no later than the deadline."""
         if self.due_s == self.deadline_s:
             return self
-        return replace(self, due_s=min(self.due_s + seconds, self.deadline_s))
+        return self._replace(due_s=min(self.due_s + seconds, self.deadline_s))
 
 
 @dataclass(slots=True, eq=False)

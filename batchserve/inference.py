@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchserve.batch import CloseReason, Item
 from batchserve.batching.batcher import Arrival
@@ -21,8 +20,7 @@ INLINE_OUTPUT_BYTES = 20_000
 Encode = Callable[[Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a model answered, and how this request spent its time.
 
     Of several inputs, the figures are those of the one that took longest in each stage.

@@ -44,7 +44,7 @@ WATCH_SHARE = 0.25
 
 def shape_and_dtype(tensor: "torch.Tensor") -> Hashable:
     """What two items must have in common to be stacked."""
-    return tuple(tensor.shape), tensor.dtype
+    return tensor.shape, tensor.dtype
 
 
 class Arrival(AbstractContextManager["Arrival"]):
@@ -256,10 +256,12 @@ class Batcher:
 
     async def _collect(self) -> Batch:
         while True:
-            # Nobody needs to be let in where a full batch waits already.
-            if not self.scheduler.holds_full_batch(self.clock()):
-                for _ in range(TURNS_TO_LET_IN):
-                    await asyncio.sleep(0)
+            # Nobody needs to be let in where a full batch waits already; but whom the batch before
+            # has answered shall not wait for the end of this one.
+            is_full = self.scheduler.holds_full_batch(self.clock())
+            turns = self.runner.holds_up_the_loop if is_full else TURNS_TO_LET_IN
+            for _ in range(turns):
+                await asyncio.sleep(0)
             decision = self.scheduler.next_batch(
                 self.clock(), len(self._arriving), draining=self._draining
             )

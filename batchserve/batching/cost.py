@@ -69,9 +69,10 @@ class Curve:
         share = self._share(index, size)
         return (1 - share) * self.seconds[index - 1] + share * self.seconds[index]
 
-    def up_to(self, most: int) -> list[int]:
-        """Return the sizes that are told apart, up to `most` and that itself."""
-        return [*self.sizes[: bisect_left(self.sizes, most)], most]
+    def up_to(self, most: int) -> list[tuple[int, float]]:
+        """Return the sizes that are told apart, up to `most` and that; with seconds."""
+        index = bisect_left(self.sizes, most)
+        return [*zip(self.sizes[:index], self.seconds, strict=False), (most, self.at(most))]
 
     def scale(self, factor: float) -> None:
         self.seconds = [seconds * factor for seconds in self.seconds]
@@ -225,7 +226,7 @@ class Cost:
         curve = self._curve(key)
         if curve is None:
             return {most: 1.0}
-        return {size: size / self._drift.seconds(curve.at(size)) for size in curve.up_to(most)}
+        return {size: size / self._drift.seconds(usual_s) for size, usual_s in curve.up_to(most)}
 
     def _curve(self, key: Hashable) -> Curve | None:
         # Of items never seen, what was seen last is the best guess.

@@ -5,8 +5,7 @@ and simulations run exactly what production runs.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from batchserve.batch import Batch, CloseReason
 from batchserve.batching.bucket import Bucket
@@ -16,8 +15,7 @@ from batchserve.batching.cost import Cost
 TIMER_SLACK_S = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """What a policy may know beside the bucket.
 
     Attributes:
@@ -37,16 +35,14 @@ class View:
     most: int
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(NamedTuple):
     """Close a batch now, with up to `most` items."""
 
     most: int
     reason: CloseReason
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Wait for news, but no longer than until `until_s`; infinity: as long as it takes."""
 
     until_s: float

@@ -7,7 +7,6 @@ decoded, and what is known of the pass that is running.
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import replace
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
 from batchserve.batching.admission import (
@@ -305,7 +304,7 @@ class Scheduler:
         promised_s = LATENESS * (item.terms.due_s - item.queued_s)
         a_pass_s = self.cost.bound(bucket.key, self.cost.knee(bucket.key))
         patience_s = now_s + max(promised_s, a_pass_s)
-        item.terms = replace(item.terms, deadline_s=min(item.terms.deadline_s, patience_s))
+        item.terms = item.terms._replace(deadline_s=min(item.terms.deadline_s, patience_s))
         bucket.late.append(item)
         self.queued += 1
 

@@ -24,9 +24,11 @@ class Runner(Protocol):
 
     Attributes:
         name: for operators, as in `thread`.
+        holds_up_the_loop: nothing else happens during a pass.
     """
 
     name: str
+    holds_up_the_loop: bool
 
     async def forward(self, tensors: Sequence["torch.Tensor"]) -> Sequence[Any]:
         """Return one row for each tensor, in order, or a `RowFault` in its place.

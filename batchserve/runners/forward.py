@@ -167,7 +167,8 @@ class Forward:
     @torch.inference_mode()
     def _pass(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         # OpenMP's number of threads is each thread's own, and each model's.
-        torch.set_num_threads(self.threads)
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
         items = self._padded(tensors)
         with self._transfer.entered():
             output = self._task.postprocess(self._output(self._inputs(items)))
@@ -205,7 +206,8 @@ class Forward:
     def _as_the_module_takes_it(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
             return tensor
-        return laid_out(tensor.to(self._dtype), channels_last=self._channels_last)
+        cast = tensor if tensor.dtype is self._dtype else tensor.to(self._dtype)
+        return laid_out(cast, channels_last=self._channels_last)
 
     def _check_device(self, error: Exception) -> None:
         if self._device.type != "cpu" and not self._device_answers(self._device):
@@ -233,7 +235,7 @@ def rows_of(output: Any, count: int) -> list[Any]:
             )
         # One transfer for the batch; bf16 and fp16 mean nothing outside torch.
         output = output.detach().cpu()
-        return list(output.float() if output.is_floating_point() else output)
+        return list((output.float() if output.is_floating_point() else output).unbind())
     if isinstance(output, Mapping):
         columns = {name: rows_of(column, count) for name, column in output.items()}
         return [{name: rows[i] for name, rows in columns.items()} for i in range(count)]

@@ -1,6 +1,5 @@
 """The forward pass on the loop's own thread, for models that cost less than a hand-over."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +10,12 @@ from batchserve.runners.forward import Forward
 
 class InlineRunner:
     name = "inline"
+    holds_up_the_loop = True
 
     def __init__(self, forward: Forward) -> None:
         self._forward: Forward | None = forward
 
     async def forward(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
-        # Under load nothing else gives the loop a turn, to answer the batch before.
-        await asyncio.sleep(0)
         if self._forward is None:
             raise RuntimeError("the runner is closed")
         return self._forward(tensors)

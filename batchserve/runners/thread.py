@@ -48,6 +48,7 @@ class ThreadRunner:
     """
 
     name = "thread"
+    holds_up_the_loop = False
 
     def __init__(self, forward: Forward) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()

@@ -20,6 +20,8 @@ from batchserve.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
+NOTHING = nullcontext()
+
 
 class Lane(Protocol):
     """A stream of a device, and memory that its copies need not be waited for."""
@@ -57,11 +59,12 @@ class Transfer:
 
     def entered(self) -> AbstractContextManager[Any]:
         """Return what a pass happens in."""
-        return nullcontext()
+        return NOTHING
 
     def batch(self, task: Task, items: Sequence[torch.Tensor]) -> Any:
         """Collate items, and return the batch on the device."""
-        return mapped(self._to_device, task.collate(items))
+        batch = task.collate(items)
+        return batch if self._device.type == "cpu" else mapped(self._to_device, batch)
 
     def answers(self, output: Any) -> Any:
         """Return an output where rows are made of it."""

@@ -85,7 +85,7 @@ class Task(ABC):
 
     def bucket_key(self, item: torch.Tensor) -> Hashable:
         """Return what an item has in common with those that it can share a batch with."""
-        return tuple(item.shape), item.dtype
+        return item.shape, item.dtype
 
     def collate(self, items: Sequence[torch.Tensor]) -> Any:
         """Make one batch of items that share a `bucket_key`, on the CPU.

@@ -16,6 +16,7 @@ class FakeRunner:
     """
 
     name = "fake"
+    holds_up_the_loop = False
 
     def __init__(
         self,

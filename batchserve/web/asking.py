@@ -7,7 +7,7 @@ naming a version notices nothing of what is tried on them.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from batchserve.batch import Item, Terms
@@ -120,7 +120,7 @@ class Asking(Generic[Q]):
         if share_of_time == 1:
             return terms
         deadline_s = now_s + share_of_time * (terms.deadline_s - now_s)
-        return replace(terms, due_s=min(terms.due_s, deadline_s), deadline_s=deadline_s)
+        return terms._replace(due_s=min(terms.due_s, deadline_s), deadline_s=deadline_s)
 
     async def _read_once(self, clock: Callable[[], float]) -> Q:
         if self._question is None:

@@ -7,7 +7,6 @@ output that is answered, and marked, in place of what does not come.
 import asyncio
 import random
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import Any, ClassVar
@@ -124,7 +123,7 @@ class Endpoint:
         within_ms = (1 - ON_THE_WAY) * slo_ms
         terms = read_terms(request.headers, now_s, within_ms, None)
         deadline_s = min(terms.deadline_s, now_s + within_ms / 1000)
-        return replace(terms, due_s=deadline_s, deadline_s=deadline_s)
+        return terms._replace(due_s=deadline_s, deadline_s=deadline_s)
 
     async def _read(self, request: web.Request, task: Task, terms: Terms) -> Body:
         """Read the whole request, for how many inputs it has is needed in any case."""

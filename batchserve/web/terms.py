@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from batchserve.batch import Priority, Terms
 from batchserve.errors import BadRequest
@@ -112,8 +112,8 @@ def restated(terms: Terms, arrived_s: float, level: int, timeout_us: int) -> Ter
         timeout_us: since its arrival, a deadline and a promise; 0: likewise.
     """
     if level:
-        terms = replace(terms, priority=priority_of(level))
+        terms = terms._replace(priority=priority_of(level))
     if timeout_us:
         by_s = arrived_s + timeout_us / 1e6
-        terms = replace(terms, due_s=by_s, deadline_s=by_s)
+        terms = terms._replace(due_s=by_s, deadline_s=by_s)
     return terms

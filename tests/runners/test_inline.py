@@ -1,7 +1,6 @@
 """The pass on the loop's own thread."""
 
-import asyncio
-
+import pytest
 import torch
 
 from batchserve.runners.forward import Forward
@@ -10,19 +9,10 @@ from batchserve.tasks.tensor import TensorTask
 from tests.models import Double
 
 
-async def test_however_many_passes_there_are_the_loop_has_a_turn_before_each():
+async def test_a_closed_one_has_let_go_of_the_model():
     runner = InlineRunner(Forward(Double(), TensorTask(), torch.device("cpu"), torch.float32))
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    busy = asyncio.create_task(others())
-    for _ in range(10):
-        (row,) = await runner.forward([torch.tensor([2.0])])
-        assert row.tolist() == [4.0]
-    busy.cancel()
-    assert turns >= 10
+    (row,) = await runner.forward([torch.tensor([2.0])])
+    assert row.tolist() == [4.0]
+    runner.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await runner.forward([torch.tensor([2.0])])

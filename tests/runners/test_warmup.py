@@ -22,6 +22,7 @@ from tests.models import Double
 
 CPU = torch.device("cpu")
 EXAMPLE = torch.ones(3)
+BIG = 16
 
 
 class Recording(nn.Module):
@@ -126,7 +127,22 @@ def test_the_largest_batch_that_pays_is_found(per_pass):
     seen = []
     seconds = warm_up(forward_of(module), EXAMPLE, None, lambda size, took: seen.append(size))
     assert seconds == {1: 0.01, 2: 0.01, 4: 0.01, 8: 0.01}
-    assert seen == [1, 2, 4, 8, 16, 32]
+    # Only a pass that is not short can disappoint.
+    assert seen == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_what_a_busy_machine_has_spoilt_throughout_the_search_is_measured_again(monkeypatch):
+    passes = []
+
+    def timed(forward, items):
+        passes.append(len(items))
+        # Busy at first, whatever the size; quiet by the time that all sizes have been tried.
+        return 0.01 if len(items) == 1 or max(passes) == BIG else 0.04 * len(items)
+
+    monkeypatch.setattr("batchserve.runners.warmup._timed", timed)
+    monkeypatch.setattr("batchserve.runners.warmup.SHORT_PASS_S", 1.0)
+    seconds = warm_up(forward_of(Recording()), EXAMPLE, None, most=BIG)
+    assert seconds == dict.fromkeys([1, 2, 4, 8, 16], 0.01)
 
 
 def test_batches_of_four_are_tried_and_used_where_none_pays(per_pass):
