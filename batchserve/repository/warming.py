@@ -12,7 +12,9 @@ from batchserve.loading import is_compiled, one_compiles, remember_compiled
 from batchserve.repository.advice import advise
 from batchserve.runners.autotune import autotune
 from batchserve.runners.base import OutOfMemory
+from batchserve.runners.cuda_graph import RecordingBroke, recorder_for
 from batchserve.runners.forward import Forward
+from batchserve.runners.graph_choice import choose_graphs
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
 from batchserve.runners.warmup import USUAL, sizes_to_try, warm_up
@@ -64,6 +66,7 @@ def warm(
         if config.autotune:
             _autotune(config, forward, example, most, may_compile=task.fixed_shape)
         seconds = _try_sizes(config, forward, example, most, on_size)
+        seconds |= _record(config, task, forward, example, list(seconds))
         row = _try_answering(task, forward, example)
         if config.reproducible:
             _verify_reproducible(config, forward, example, max(seconds))
@@ -170,6 +173,23 @@ def _try_sizes(
     if config.compile:
         remember_compiled(config, forward.threads, channels_last=forward.channels_last)
     return seconds
+
+
+def _record(
+    config: ModelConfig, task: Task, forward: Forward, example: "torch.Tensor", sizes: list[int]
+) -> dict[int, float]:
+    """Return the seconds of passes that are recorded, by size."""
+    if not (config.cuda_graphs and task.fixed_shape) or config.reproducible:
+        return {}
+    recorder = recorder_for(forward.device)
+    if recorder is None:
+        return {}
+    try:
+        choice = choose_graphs(forward, example, sizes, recorder)
+    except RecordingBroke as error:
+        raise LoadError(f"model {config.name}: {error}") from error
+    logger.info("%s CUDA graphs: %s", config.key, choice)
+    return choice.seconds
 
 
 def _say_that_it_compiles(config: ModelConfig) -> None:

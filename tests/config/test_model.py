@@ -26,6 +26,7 @@ def test_defaults_of_a_model(read):
         "quantize": None,
         "channels_last": None,
         "compile": False,
+        "cuda_graphs": False,
         "autotune": False,
         "reproducible": False,
         "candidate": None,
