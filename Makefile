@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 # Of an accelerator for which a pass costs 8 ms, and 2 ms more for each input.
 SIMULATE = $(BIN)/batchserve simulate docs/simulated.yaml --forward-ms 1:10,32:72 --seconds 4
 
-.PHONY: serve test check format docs links pictures screenshots bench bench-quick bench-shipped bench-overload soak clean
+.PHONY: serve test check format docs links pictures screenshots bench bench-quick bench-gpu bench-shipped bench-overload soak clean
 
 serve: $(INSTALLED) photos
 	$(BIN)/batchserve serve config.yaml
@@ -48,6 +48,10 @@ bench: $(INSTALLED)
 
 bench-quick: $(INSTALLED)
 	$(BIN)/python benchmarks/compare.py quick
+
+# On a machine with a GPU; into benchmarks/results/gpu-DEVICE.json.
+bench-gpu: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu.py
 
 bench-shipped: $(INSTALLED)
 	$(BIN)/python benchmarks/shipped_model.py

@@ -7,16 +7,15 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from batchserve.agreement import Agreement, Outcome
 from batchserve.config import Config
-from batchserve.errors import Conflict, LoadFailed, RequestError
+from batchserve.errors import Conflict, RequestError
 from batchserve.permission import permitted
-from batchserve.repository import State, operations
+from batchserve.repository import operations
 from batchserve.repository.follower import Follower, Operation
-from batchserve.repository.reports import Report
 from batchserve.repository.wanted import Base, Candidate, Phase, Wanted
 
 logger = logging.getLogger(__name__)
@@ -24,29 +23,6 @@ logger = logging.getLogger(__name__)
 # How long a change is waited for, unless the operator says otherwise.
 TIMEOUT_S = 600.0
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What has come of a change.
-
-    Attributes:
-        done: in all workers; otherwise it goes on.
-        name: of the model.
-        version: that was changed; None: all of them.
-        current: the version that answers where none is named; None: the model is gone.
-        upcoming: the one that becomes current when it is ready.
-        candidate: what is tried beside the current version, and how; None: nothing is.
-        workers: what each has to say of the model.
-    """
-
-    done: bool
-    name: str
-    version: str | None
-    current: str | None
-    upcoming: str | None
-    candidate: dict[str, Any] | None
-    workers: list[dict[str, Any]]
 
 
 class Administration:
@@ -63,6 +39,7 @@ class Administration:
     def __init__(self, config: Config, follower: Follower) -> None:
         self._config = config
         self._follower = follower
+        self._agreement = Agreement(follower)
 
     async def load(
         self,
@@ -92,26 +69,10 @@ class Administration:
             NotFound: nobody ever told its section.
             InvalidInput, Forbidden: the section makes no sense, or is not allowed.
         """
-        key = f"{name}:{version}"
-
-        async def change() -> Outcome:
-            given = None if section is None else dict(section)
-            # What was allowed once may not be any more.
-            known = self._follower.wanted.changes.get(key)
-            checked = given if given is not None or known is None else known.section
-            if checked is not None:
-                await asyncio.to_thread(permitted, self._config, key, checked)
-            asked = await self._follower.change(
-                partial(operations.load, key=key, section=given, make_current=make_current)
-            )
-            serial, upcoming = asked.changes[key].serial, asked.upcoming.get(name)
-            current = upcoming is not None and upcoming.version == version
-            return await self._wait(
-                lambda: self._is_loaded(key, serial, current=current), name, version, timeout_s
-            )
-
         verb = "load and make current" if make_current else "load"
-        return await self._logged(f"{verb} {key}", by, change)
+        given = None if section is None else dict(section)
+        loaded = self._load(name, version, given, make_current, timeout_s)
+        return await _logged(f"{verb} {name}:{version}", by, loaded)
 
     async def unload(
         self, name: str, version: str | None = None, *, by: str, timeout_s: float = TIMEOUT_S
@@ -128,20 +89,8 @@ class Administration:
             NotFound: there is no such version.
             Conflict: it is current, and the model has others.
         """
-        operation: Operation = (
-            partial(operations.unload_model, name=name)
-            if version is None
-            else partial(operations.unload, key=f"{name}:{version}")
-        )
-
-        async def change() -> Outcome:
-            asked = await self._follower.change(operation)
-            return await self._wait(
-                lambda: self._is_gone(name, version, asked.revision), name, version, timeout_s
-            )
-
         what = name if version is None else f"{name}:{version}"
-        return await self._logged(f"unload {what}", by, change)
+        return await _logged(f"unload {what}", by, self._unload(name, version, timeout_s))
 
     async def make_current(
         self, name: str, version: str, *, by: str, timeout_s: float = TIMEOUT_S
@@ -152,14 +101,9 @@ class Administration:
             NotFound: there is no such version.
             Conflict: it is not ready in some worker, or another one was made current meanwhile.
         """
-
-        async def change() -> Outcome:
-            await self._follower.change(partial(operations.make_current, key=f"{name}:{version}"))
-            return await self._wait(
-                lambda: self._is_current(name, version), name, version, timeout_s
-            )
-
-        return await self._logged(f"make {name}:{version} current", by, change)
+        operation = partial(operations.make_current, key=f"{name}:{version}")
+        switched = self._switch(name, operation, timeout_s)
+        return await _logged(f"make {name}:{version} current", by, switched)
 
     async def roll_back(self, name: str, *, by: str, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Make the version current, in all workers, that was so before.
@@ -168,15 +112,8 @@ class Administration:
             NotFound: there is no such model.
             Conflict: there is none to go back to, or another one was made current meanwhile.
         """
-
-        async def change() -> Outcome:
-            asked = await self._follower.change(partial(operations.roll_back, name=name))
-            version = asked.upcoming[name].version
-            return await self._wait(
-                lambda: self._is_current(name, version), name, version, timeout_s
-            )
-
-        return await self._logged(f"roll {name} back", by, change)
+        switched = self._switch(name, partial(operations.roll_back, name=name), timeout_s)
+        return await _logged(f"roll {name} back", by, switched)
 
     async def set_candidate(
         self, name: str, candidate: Candidate, *, by: str, timeout_s: float = TIMEOUT_S
@@ -191,12 +128,13 @@ class Administration:
 
         def operation(base: Base, wanted: Wanted) -> Wanted:
             changed = operations.set_candidate(base, wanted, name, candidate)
-            if unready := self._unready(name, candidate.version):
+            if unready := self._agreement.unready(name, candidate.version):
                 raise Conflict(unready)
             self._check_task(name, candidate.version)
             return changed
 
-        return await self._tried(f"try {name}:{candidate}", name, operation, by, timeout_s)
+        tried = self._try(name, operation, timeout_s)
+        return await _logged(f"try {name}:{candidate}", by, tried)
 
     async def clear_candidate(self, name: str, *, by: str, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Have the current version answer all requests that name none, in all workers.
@@ -205,10 +143,8 @@ class Administration:
             NotFound: there is no such model.
             Conflict: it has no candidate.
         """
-        operation = partial(operations.clear_candidate, name=name)
-        return await self._tried(
-            f"try nothing beside the current version of {name}", name, operation, by, timeout_s
-        )
+        tried = self._try(name, partial(operations.clear_candidate, name=name), timeout_s)
+        return await _logged(f"try nothing beside the current version of {name}", by, tried)
 
     async def promote(self, name: str, *, by: str, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Make a model's candidate current, in all workers.
@@ -218,15 +154,8 @@ class Administration:
             Conflict: it has no candidate, or that is not ready in some worker, or another version
                 was made current meanwhile.
         """
-
-        async def change() -> Outcome:
-            asked = await self._follower.change(partial(operations.promote, name=name))
-            version = asked.upcoming[name].version
-            return await self._wait(
-                lambda: self._is_current(name, version), name, version, timeout_s
-            )
-
-        return await self._logged(f"promote the candidate of {name}", by, change)
+        switched = self._switch(name, partial(operations.promote, name=name), timeout_s)
+        return await _logged(f"promote the candidate of {name}", by, switched)
 
     def unloaded(self, name: str) -> list[str]:
         """Return the versions of a model that can be loaded without a section, and are not."""
@@ -237,7 +166,52 @@ class Administration:
             if key.startswith(f"{name}:") and change.phase is Phase.UNLOADED
         ]
 
-    # What is waited for.
+    # How each is done: changed for all, and waited for.
+
+    async def _load(
+        self,
+        name: str,
+        version: str,
+        section: dict[str, Any] | None,
+        make_current: bool,
+        timeout_s: float,
+    ) -> Outcome:
+        key = f"{name}:{version}"
+        # What was allowed once may not be any more.
+        known = self._follower.wanted.changes.get(key)
+        checked = section if section is not None or known is None else known.section
+        if checked is not None:
+            await asyncio.to_thread(permitted, self._config, key, checked)
+        asked = await self._follower.change(
+            partial(operations.load, key=key, section=section, make_current=make_current)
+        )
+        serial, upcoming = asked.changes[key].serial, asked.upcoming.get(name)
+        current = upcoming is not None and upcoming.version == version
+        is_loaded = partial(self._agreement.is_loaded, key, serial, current=current)
+        return await self._wait(is_loaded, name, version, timeout_s)
+
+    async def _unload(self, name: str, version: str | None, timeout_s: float) -> Outcome:
+        operation: Operation = (
+            partial(operations.unload_model, name=name)
+            if version is None
+            else partial(operations.unload, key=f"{name}:{version}")
+        )
+        asked = await self._follower.change(operation)
+        is_gone = partial(self._agreement.is_gone, name, version, asked.revision)
+        return await self._wait(is_gone, name, version, timeout_s)
+
+    async def _switch(self, name: str, operation: Operation, timeout_s: float) -> Outcome:
+        asked = await self._follower.change(operation)
+        version = asked.upcoming[name].version
+        is_current = partial(self._agreement.is_current, name, version)
+        return await self._wait(is_current, name, version, timeout_s)
+
+    async def _try(self, name: str, operation: Operation, timeout_s: float) -> Outcome:
+        asked = await self._follower.change(operation)
+        candidate = asked.candidates.get(name)
+        version = candidate.version if candidate else None
+        have_read = partial(self._agreement.have_read, asked.revision)
+        return await self._wait(have_read, name, version, timeout_s)
 
     async def _wait(
         self, is_done: Callable[[], bool], name: str, version: str | None, timeout_s: float
@@ -245,61 +219,8 @@ class Administration:
         try:
             await self._follower.until(lambda: is_done() or None, timeout_s)
         except TimeoutError:
-            return self._outcome(name, version, done=False)
-        return self._outcome(name, version, done=True)
-
-    def _is_loaded(self, key: str, serial: int, *, current: bool) -> bool:
-        wanted = self._follower.wanted
-        for failure in wanted.failures:
-            if (failure.key, failure.serial) == (key, serial):
-                raise LoadFailed(f"{key} could not be loaded, and is taken back: {failure.reason}")
-        change = wanted.changes.get(key)
-        if change is None or change.serial != serial:
-            raise Conflict(f"{key} was unloaded, or loaded once more, while it was being loaded")
-        if change.phase is not Phase.LOADED:
-            return False
-        name, _, version = key.partition(":")
-        return self._is_current(name, version) if current else True
-
-    def _is_current(self, name: str, version: str) -> bool:
-        wanted, deciding = self._follower.wanted, self._follower.deciding
-        upcoming = wanted.upcoming.get(name)
-        if upcoming is not None and upcoming.version == version:
-            return False
-        if upcoming is not None or self._follower.plan.current.get(name) != version:
-            raise Conflict(
-                self._unready(name, version)
-                or f"{name}:{version} is not current: another change came in between"
-            )
-        return all(
-            report.revision >= wanted.revision and report.current.get(name) == version
-            for report in deciding
-        )
-
-    def _unready(self, name: str, version: str) -> str:
-        failed = [
-            f"{held.error} (worker {report.pid} on {report.host})"
-            for report in self._follower.deciding
-            for held in report.versions
-            if held.key == f"{name}:{version}" and held.state is State.FAILED
-        ]
-        return f"{name}:{version} is not ready: {failed[0]}" if failed else ""
-
-    async def _tried(
-        self, what: str, name: str, operation: Operation, by: str, timeout_s: float
-    ) -> Outcome:
-        async def change() -> Outcome:
-            asked = await self._follower.change(operation)
-            candidate = asked.candidates.get(name)
-            version = candidate.version if candidate else None
-            return await self._wait(
-                lambda: self._have_read(asked.revision), name, version, timeout_s
-            )
-
-        return await self._logged(what, by, change)
-
-    def _have_read(self, revision: int) -> bool:
-        return all(report.revision >= revision for report in self._follower.deciding)
+            return self._agreement.outcome(name, version, done=False)
+        return self._agreement.outcome(name, version, done=True)
 
     def _check_task(self, name: str, version: str) -> None:
         repository = self._follower.repository
@@ -311,58 +232,22 @@ class Administration:
                 f"cannot go to both"
             )
 
-    def _is_gone(self, name: str, version: str | None, revision: int) -> bool:
-        def is_left(report: Report) -> bool:
-            earlier = (held.key for held in report.versions if held.serial < revision)
-            split = (key.partition(":")[::2] for key in earlier)
-            return any(n == name and version in (None, v) for n, v in split)
 
-        return all(
-            report.revision >= revision and not is_left(report)
-            for report in self._follower.deciding
-        )
-
-    def _outcome(self, name: str, version: str | None, *, done: bool) -> Outcome:
-        follower = self._follower
-        upcoming = follower.wanted.upcoming.get(name)
-        candidate = follower.plan.candidates.get(name)
-        return Outcome(
-            done=done,
-            name=name,
-            version=version,
-            current=follower.plan.current.get(name),
-            upcoming=upcoming.version if upcoming else None,
-            candidate=candidate.model_dump() if candidate else None,
-            workers=[
-                {"host": report.host, "pid": report.pid, "versions": _versions(report, name)}
-                for report in sorted(follower.deciding, key=lambda report: report.pid)
-            ],
-        )
-
-    async def _logged(
-        self, what: str, by: str, change: Callable[[], Awaitable[Outcome]]
-    ) -> Outcome:
-        try:
-            outcome = await change()
-        except RequestError as error:
-            _log(logging.WARNING, by, what, f"{error.code}: {error}")
-            raise
-        except asyncio.CancelledError:
-            _log(logging.INFO, by, what, "hung up, and it goes on")
-            raise
-        _log(logging.INFO, by, what, "done" if outcome.done else "goes on")
-        return outcome
+async def _logged(what: str, by: str, change: Awaitable[Outcome]) -> Outcome:
+    """Wait for a change, and log who asked for it and what has come of it."""
+    try:
+        outcome = await change
+    except RequestError as error:
+        _log(logging.WARNING, by, what, f"{error.code}: {error}")
+        raise
+    except asyncio.CancelledError:
+        _log(logging.INFO, by, what, "hung up, and it goes on")
+        raise
+    _log(logging.INFO, by, what, "done" if outcome.done else "goes on")
+    return outcome
 
 
 def _log(level: int, by: str, what: str, result: str) -> None:
     # One line, whatever names a client makes up.
     line = CONTROL.sub(lambda found: repr(found[0])[1:-1], f"{by} asks to {what}: {result}")
     logger.log(level, "administration: %s", line)
-
-
-def _versions(report: Report, name: str) -> dict[str, str]:
-    return {
-        held.key.partition(":")[2]: str(held.state)
-        for held in report.versions
-        if held.key.startswith(f"{name}:")
-    }

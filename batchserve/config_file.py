@@ -9,9 +9,11 @@ from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from batchserve.config import Config, ModelConfig, ServerConfig
 from batchserve.errors import ConfigError
+from batchserve.mistakes import in_words, place_of
 
 ENV_PREFIX = "BATCHSERVE_"
 ENV_CONFIG = "BATCHSERVE_CONFIG"
@@ -143,8 +145,8 @@ def _yaml_trouble(error: Exception) -> str:
     return str(error)
 
 
-def _explain(mistake: Any) -> str:
-    where = ".".join(str(part) for part in mistake["loc"])
+def _explain(mistake: ErrorDetails) -> str:
+    where = place_of(mistake)
     if mistake["type"] == "extra_forbidden":
         *parents, key = mistake["loc"]
         known = _keys_at(parents)
@@ -153,12 +155,10 @@ def _explain(mistake: Any) -> str:
         return f"{where}: unknown key; {hint}"
     if mistake["type"] == "missing":
         return f"{where}: is missing"
-    message = mistake["msg"].removeprefix("Value error, ")
-    if where.startswith(SECRETS):
-        return f"{where}: {message}"
-    if not where or isinstance(mistake["input"], dict | BaseModel):
-        return f"{where}: {message}" if where else message
-    return f"{where}: {message} (it is {_short(mistake['input'])})"
+    said = in_words(mistake)
+    if not where or where.startswith(SECRETS) or isinstance(mistake["input"], dict | BaseModel):
+        return said
+    return f"{said} (it is {_short(mistake['input'])})"
 
 
 def _keys_at(location: list[int | str]) -> list[str]:

@@ -139,10 +139,8 @@ def _decode(task: Task, payloads: Sequence[Any], index: int) -> Any:
 
 def are_small(rows: Sequence[Any]) -> bool:
     """Whether encoding the rows takes no longer than a hand-over to a thread."""
-    return all(
-        len(rows) * getattr(row, "nbytes", INLINE_OUTPUT_BYTES) < INLINE_OUTPUT_BYTES
-        for row in rows
-    )
+    most = INLINE_OUTPUT_BYTES / len(rows)
+    return all(getattr(row, "nbytes", INLINE_OUTPUT_BYTES) < most for row in rows)
 
 
 def encode_rows(encode: Encode, rows: Sequence[Any]) -> list[Any]:

@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
 from batchserve import errors
-from batchserve.app import ROUTES, build_app
+from batchserve.app import build_app
 from batchserve.config import (
     BatchingConfig,
     CandidateConfig,
@@ -41,6 +41,7 @@ from batchserve.config import (
 from batchserve.json_log import JsonFormatter
 from batchserve.metrics import Metrics
 from batchserve.web.access_log import AccessLog
+from batchserve.web.routes import ROUTES
 from tests.conftest import ROOT, photo
 from tests.web.clients import until
 

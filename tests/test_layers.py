@@ -32,9 +32,9 @@ BATCHING = [
 LAYERS = [
     [
         *("errors", "memory", "signals", "lineage", "systemd"),
-        *("addresses", "quantiles", "cores", "urls"),
+        *("addresses", "quantiles", "cores", "urls", "mistakes"),
     ],
-    ["importing", "leaving", "stores", "history", "samples"],
+    ["importing", "leaving", "stores", "history", "samples", "plotting"],
     ["config", "batch"],
     ["config_file", "history_log", "trial_record"],
     ["permission"],
@@ -45,8 +45,9 @@ LAYERS = [
     ["batching.passes"],
     ["batching.batcher"],
     ["repository"],
+    ["agreement"],
     ["inference", "greeting", "administration", "loading_bar"],
-    ["model_stats", "shadow"],
+    ["model_stats", "shadow", "start"],
     ["web"],
     ["app", "simulation", "demo"],
     ["testing"],
@@ -76,7 +77,7 @@ HOMES = {
     "dill": ["loading"],
     "torchao": ["loading"],
     "typer": ["cli", "simulation.command", "top.command", "bench.command", "tuning.command"],
-    "matplotlib": ["simulation.plot", "bench.plot", "tuning.plot"],
+    "matplotlib": ["plotting"],
     "httptools": ["bench.connection"],
 }
 

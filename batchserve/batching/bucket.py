@@ -124,10 +124,16 @@ class Bucket:
 
     def next_priority(self, shares: Shares) -> Priority | None:
         """Return whose turn it is; None: only late items wait."""
-        waiting = [priority for priority, lane in self.lanes.items() if lane.size]
-        if len(waiting) > 1:
-            return shares.first_of(waiting)
-        return waiting[0] if waiting else None
+        found = None
+        for priority, lane in self.lanes.items():
+            if lane.size:
+                if found is not None:
+                    return shares.first_of(self._waiting())
+                found = priority
+        return found
+
+    def _waiting(self) -> list[Priority]:
+        return [priority for priority, lane in self.lanes.items() if lane.size]
 
     def take_all(self) -> list[Item]:
         """Take everything, in no order that matters."""

@@ -51,14 +51,14 @@ class Passes:
         self._clock = clock
         self._quarantine = Quarantine()
 
-    def check_past(self, items: Sequence[Item], now_s: float) -> list[Item]:
+    def check_past(self, items: Sequence[Item], now_s: float) -> Sequence[Item]:
         """Return the items to compute; those that have failed alone twice fail at once.
 
         Whoever did so once is marked to travel alone.
         """
         self._quarantine.forget(now_s)
         if not self._quarantine:
-            return list(items)
+            return items
         for item in items:
             offences = self._quarantine.offences(fingerprint(item.tensor), now_s)
             item.alone = offences > 0
@@ -92,6 +92,8 @@ class Passes:
 
     def _alive(self, batch: Batch) -> Batch:
         """Leave out whom nobody waits for any more."""
+        if batch.reason is not CloseReason.RETRY:
+            return batch  # formed just now
         now_s = self._clock()
         for item in batch.items:
             if item.terms.deadline_s <= now_s:

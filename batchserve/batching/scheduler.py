@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from batchserve.batch import Batch, CloseReason, Item, Priority, Terms
 from batchserve.batching.admission import (
+    MOST_MARGIN,
     Backlog,
     check_places,
     check_promise,
@@ -100,7 +101,8 @@ class Scheduler:
 
     def admit(self, request: Hashable, items: Sequence[Item], decode_s: float) -> None:
         """Put a request's items on the queue, in the places that are held for it, if any are."""
-        self._release(request)
+        if self._held:
+            self._release(request)
         self._give_up_late(self.taken + len(items) - self._max_queue_size)
         self._decode_s += DECODE_WEIGHT * (decode_s - self._decode_s)
         for item in items:
@@ -256,9 +258,10 @@ class Scheduler:
         if bucket is None:
             bucket = self._buckets[item.bucket_key] = Bucket(item.bucket_key)
         priority = item.terms.priority
-        if not bucket.lanes[priority].size:
+        lane = bucket.lanes[priority]
+        if not lane.size:
             self._join(priority)
-        bucket.append(item)
+        lane.append(item)
         self._arrivals.came(priority, item.queued_s)
         self.queued += 1
 
@@ -346,13 +349,13 @@ class Scheduler:
         seconds = self.cost.seconds
         # As if all that waits were of the kind that takes longest.
         alone_s = max([seconds(None, 1), *[seconds(key, 1) for key in self._buckets]])
-        items = waiting + count + self._arrivals.rate(now_s) * busy_s
-        expected_s = busy_s + items * alone_s + self._decode_s
+        coming = self._arrivals.rate(now_s) * busy_s if busy_s else 0.0
+        expected_s = busy_s + (waiting + count + coming) * alone_s + self._decode_s
         if self._arrivals.are_mixed:
             rates = self._arrivals.rates(now_s)
             expected_s += held_up_s(expected_s, terms.priority, rates, alone_s)
-        expected_s *= self._toll.factor
-        return is_in_time(expected_s, self.cost.margin_s(expected_s), terms.due_s - now_s)
+        # Whatever the margin would be.
+        return expected_s * self._toll.factor <= (1 - MOST_MARGIN) * (terms.due_s - now_s)
 
     def backlog_s(self, now_s: float) -> float:
         """Return how long it takes to compute what is running and what waits."""

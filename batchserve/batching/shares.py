@@ -9,6 +9,7 @@ from collections.abc import Collection
 from batchserve.batch import Priority
 
 WEIGHTS = {Priority.INTERACTIVE: 16, Priority.NORMAL: 4, Priority.BULK: 1}
+STRIDES = {priority: 1 / weight for priority, weight in WEIGHTS.items()}
 
 
 class Shares:
@@ -24,8 +25,9 @@ class Shares:
 
     def charge(self, priority: Priority) -> None:
         """Count an item that is served."""
-        self._now = max(self._now, self._had[priority])
-        self._had[priority] += 1 / WEIGHTS[priority]
+        had = self._had[priority]
+        self._now = max(self._now, had)
+        self._had[priority] = had + STRIDES[priority]
 
     def join(self, priority: Priority, waiting: Collection[Priority]) -> None:
         """Begin to wait, after none of this priority did: what was not used then is lost.

@@ -6,30 +6,12 @@ from typing import TYPE_CHECKING
 
 from batchserve.bench.figures import Figures
 from batchserve.bench.report import Result
-from batchserve.errors import ConfigError
+from batchserve.plotting import name_axes, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMATS = (".svg", ".png", ".pdf")
 PERCENTILES = ("p50_s", "p90_s", "p99_s")
-
-
-def check_plot(path: Path) -> None:
-    """Raise if nothing could be drawn into this file, before the work is done.
-
-    Raises:
-        ConfigError: matplotlib is missing, or the file's ending means nothing.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--plot {path}: the ending must be one of {', '.join(FORMATS)}")
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - optional, and slow to load
-    except ImportError:
-        raise ConfigError(
-            "--plot needs matplotlib, which is not installed: pip install 'batchserve[plot]'"
-        ) from None
-    mpl.use("agg")
 
 
 def draw(path: Path, title: str, results: Sequence[Result], slo_s: float | None) -> None:
@@ -38,9 +20,7 @@ def draw(path: Path, title: str, results: Sequence[Result], slo_s: float | None)
     Raises:
         ConfigError: the file cannot be written.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 - optional, and slow to load
-
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    figure = new_figure(height=8)
     figure.suptitle(title, fontsize="medium")
     against, over_time = figure.subplots(2)
     all_figures = [result.figures for result in results]
@@ -49,19 +29,15 @@ def draw(path: Path, title: str, results: Sequence[Result], slo_s: float | None)
     _draw_answers(over_time, results)
     for axes in (against, over_time):
         axes.set_yscale("log")
-        axes.set_ylabel("latency, ms")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(_few_digits)
-        axes.grid(visible=True, alpha=0.3)
         if slo_s is not None:
             axes.axhline(1000 * slo_s, color="grey", linestyle=":", label="SLO")
         axes.legend(fontsize="small")
-    against.set_xlabel("answers/s (clients that wait), or requests/s offered (open loop)")
-    over_time.set_xlabel("seconds, one load after the other")
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise ConfigError(f"--plot {path}: {error.strerror}; name another file") from None
+    offered = "answers/s (clients that wait), or requests/s offered (open loop)"
+    name_axes(against, offered, "latency, ms")
+    name_axes(over_time, "seconds, one load after the other", "latency, ms")
+    save(figure, path)
 
 
 def _few_digits(ms: float, _: int | None) -> str:

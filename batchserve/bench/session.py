@@ -14,7 +14,7 @@ from batchserve.bench.advice import advice_on
 from batchserve.bench.figures import figures_of, knee_of, points_of
 from batchserve.bench.generator import is_refusal
 from batchserve.bench.inputs import Inputs, found_out, stated
-from batchserve.bench.plot import check_plot, draw
+from batchserve.bench.plot import draw
 from batchserve.bench.processes import Interrupted, Load, send
 from batchserve.bench.report import Result, outcomes_of, tables_of, write_json
 from batchserve.bench.request import Reply, ask
@@ -23,6 +23,7 @@ from batchserve.bench.stage import Stage, closed, open_
 from batchserve.bench.tally import Tally
 from batchserve.bench.target import Target, TargetError
 from batchserve.bench.view import View
+from batchserve.plotting import check_plot
 
 CLIENTS = (1, 4, 16, 64)
 # Who finds the capacity for `--rate 0.9x`, where nobody says with how many clients.

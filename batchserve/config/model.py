@@ -185,6 +185,11 @@ class ModelConfig(Section):
         "at warm-up tells.",
     )
     compile: bool = False
+    cuda_graphs: bool = Field(
+        False,
+        description="On CUDA, passes are recorded once for each batch size, and launched whole, "
+        "where a trial at warm-up shows that this is faster.",
+    )
     autotune: bool = Field(
         False,
         description="At start, tries what keeps the answers: numbers of threads, and what is "

@@ -108,7 +108,17 @@ def stop_compiling() -> None:
 
 
 # What does not change what is compiled.
-BESIDE = {"name", "version", "labels", "slo_ms", "batching", "compile", "autotune", "channels_last"}
+BESIDE = {
+    "name",
+    "version",
+    "labels",
+    "slo_ms",
+    "batching",
+    "compile",
+    "autotune",
+    "channels_last",
+    "cuda_graphs",
+}
 
 
 def remember_compiled(config: ModelConfig, threads: int, *, channels_last: bool) -> None:

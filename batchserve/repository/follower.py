@@ -4,13 +4,10 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import TypeVar
 
 from batchserve.config import ModelConfig
 from batchserve.errors import Conflict, StartupError, StoreUnavailable
@@ -18,6 +15,7 @@ from batchserve.repository.keeper import Configure, Keeper
 from batchserve.repository.reconcile import advance
 from batchserve.repository.reports import Report, counted
 from batchserve.repository.repository import ModelRepository
+from batchserve.repository.shared import Shared
 from batchserve.repository.wanted import Base, Plan, Wanted, base_of, in_words, plan
 from batchserve.stores.base import Store, StoreError
 
@@ -26,8 +24,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # How often to look for changes; the latter while there are some that are not done.
 POLL_S, HURRY_S = 0.2, 0.05
-# A worker that has not reported for so long is dead, and how often it reports.
-TTL_S, HEARTBEAT_S = 10.0, 2.0
 # How often to try again if others change the document at the same time.
 ATTEMPTS = 20
 
@@ -62,10 +58,6 @@ class Follower:
         configs: what the config file has.
         configure: makes a config of a section that came over HTTP; waits for the disk; may raise.
         identity: of this worker.
-
-    Attributes:
-        wanted: the document, as last read.
-        reports: of all workers that live, as last read, by their names.
     """
 
     def __init__(
@@ -77,20 +69,14 @@ class Follower:
         identity: Identity,
     ) -> None:
         self.repository = repository
-        self.wanted = Wanted()
-        self.reports: dict[str, Report] = {}
         by_key = {config.key: config for config in configs}
         self.base = base_of(configs)
         self._keeper = Keeper(repository, by_key, configure, self.poke)
         self._identity = identity
-        self._open_store = open_store
-        self._store: Store | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._shared = Shared(open_store, identity.worker)
         self._serving = False
         self._trouble = ""
         self._ignored: tuple[str, ...] = ()
-        self._told, self._told_s = "", 0.0
-        self._parsed: dict[str, Report] = {}
         self._lock = asyncio.Lock()
         self._poked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -111,8 +97,8 @@ class Follower:
             StartupError: the store cannot be used.
         """
         try:
-            self._store = await self._call(self._open_store)
-            await self._look()
+            await self._shared.open()
+            await self._shared.look()
         except StoreError as error:
             raise StartupError(str(error)) from error
         for words in in_words(self.wanted):
@@ -137,11 +123,11 @@ class Follower:
         for _ in range(ATTEMPTS):
             async with self._lock:
                 try:
-                    await self._look()
+                    await self._shared.look()
                     # What has become ready since is still to be made current.
                     self._obey()
-                    await self._tell()
-                    if await self._replace(self.wanted.next()):
+                    await self._shared.tell(self._report())
+                    if await self._shared.replace(self.wanted.next()):
                         return
                 except StoreError as error:
                     raise StartupError(str(error)) from error
@@ -153,12 +139,7 @@ class Follower:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
         await self._keeper.close()
-        store, self._store = self._store, None
-        if store is not None:
-            with suppress(StoreError):
-                await self._call(store.forget, self._identity.worker)
-            await self._call(store.close)
-        self._thread.shutdown(wait=False)
+        await self._shared.close()
 
     # What an operator asks for.
 
@@ -173,9 +154,9 @@ class Follower:
         for _ in range(ATTEMPTS):
             async with self._lock:
                 try:
-                    await self._look()
+                    await self._shared.look()
                     changed = operation(self.base, self.wanted)
-                    if await self._replace(changed):
+                    if await self._shared.replace(changed):
                         self.poke()
                         return changed
                 except StoreError as error:
@@ -201,7 +182,17 @@ class Follower:
         if not self._trouble:
             async with self._lock:
                 with suppress(StoreError):
-                    await self._look()
+                    await self._shared.look()
+
+    @property
+    def wanted(self) -> Wanted:
+        """The document, as last read."""
+        return self._shared.wanted
+
+    @property
+    def reports(self) -> Mapping[str, Report]:
+        """What all workers that live have told, as last read, by their names."""
+        return self._shared.reports
 
     @property
     def plan(self) -> Plan:
@@ -223,9 +214,9 @@ class Follower:
         while True:
             try:
                 async with self._lock:
-                    await self._look()
+                    await self._shared.look()
                     self._obey()
-                    await self._tell()
+                    await self._shared.tell(self._report())
                     await self._decide()
                 self._note_trouble("")
             except StoreError as error:
@@ -238,17 +229,6 @@ class Follower:
                     await self._poked.wait()
             self._poked.clear()
 
-    async def _look(self) -> None:
-        """Read the document and the reports."""
-        reading = await self._call(self._opened.read, self.wanted.revision)
-        if reading.document is not None:
-            self.wanted = _parse(reading.document)
-        self._parsed = {
-            text: self._parsed.get(text) or Report.model_validate_json(text)
-            for text in reading.reports.values()
-        }
-        self.reports = {worker: self._parsed[text] for worker, text in reading.reports.items()}
-
     def _obey(self) -> None:
         planned = self.plan
         if planned.ignored != self._ignored:
@@ -259,23 +239,13 @@ class Follower:
             if self._serving:
                 logger.info("%s:%s is current now", name, version)
 
-    async def _tell(self) -> None:
-        """Report what there is here, if that has changed or nothing was heard for long."""
-        report = self._report()
-        text = report.model_dump_json(exclude_defaults=True)
-        now_s = asyncio.get_running_loop().time()
-        if text != self._told or now_s - self._told_s > HEARTBEAT_S:
-            await self._call(self._opened.report, self._identity.worker, text, TTL_S)
-            self._told, self._told_s = text, now_s
-        self.reports[self._identity.worker] = report
-
     async def _decide(self) -> None:
         """Decide for all, if it can be decided now."""
         # What a reload is replacing knows another config file.
         if self.reports[self._identity.worker] in self.deciding:
             decided = advance(self.base, self.wanted, self.reports.values())
             if decided is not None:
-                await self._replace(decided)
+                await self._shared.replace(decided)
                 self.poke()
 
     # The parts of it.
@@ -291,22 +261,6 @@ class Follower:
             versions=self._keeper.reports(),
             current=self.repository.currents,
         )
-
-    async def _replace(self, changed: Wanted) -> bool:
-        text = changed.model_dump_json(exclude_defaults=True)
-        replaced = await self._call(self._opened.replace, changed.revision, text)
-        if replaced:
-            self.wanted = changed
-        return replaced
-
-    async def _call(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-
-    @property
-    def _opened(self) -> Store:
-        if self._store is None:
-            raise StoreError("server.state is not open")
-        return self._store
 
     def _is_busy(self) -> bool:
         planned = self.plan
@@ -329,15 +283,3 @@ class Follower:
         elif self._trouble and not trouble:
             logger.info("server.state can be used again")
         self._trouble = trouble
-
-
-def _parse(document: str) -> Wanted:
-    if not document:
-        return Wanted()
-    try:
-        return Wanted.model_validate_json(document)
-    except ValidationError as error:
-        raise StoreError(
-            f"server.state holds what this release of batchserve does not understand; name "
-            f"another one, or move it away, and its changes will be lost: {error}"
-        ) from None

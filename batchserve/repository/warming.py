@@ -2,15 +2,19 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.loading import is_compiled, one_compiles, remember_compiled
+from batchserve.repository.advice import advise
 from batchserve.runners.autotune import autotune
 from batchserve.runners.base import OutOfMemory
+from batchserve.runners.cuda_graph import RecordingBroke, recorder_for
 from batchserve.runners.forward import Forward
+from batchserve.runners.graph_choice import choose_graphs
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
 from batchserve.runners.warmup import USUAL, sizes_to_try, warm_up
@@ -20,11 +24,6 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
-
-# How much slower per item the largest batch must be than the best one. Machines are noisy.
-WORTH_A_WORD = 1.5
-# Who comes during a pass waits for its end, and for one of their own.
-ROOM_FOR_PASSES = 2
 
 OnSize = Callable[[int, int | None], None]
 
@@ -59,48 +58,21 @@ def warm(
     if example is None:
         _do_without_example(config)
         return {}, None
-    batching = config.batching
-    of = sizes_to_try(forward, batching.max_batch_size)
-    done, last_s = 0, time.perf_counter()
-
-    def tried(size: int, seconds: float) -> None:
-        nonlocal done, last_s
-        done += 1
-        on_size(done, of)
-        _log_size(config, size, seconds, time.perf_counter() - last_s)
-        last_s = time.perf_counter()
-
-    on_size(0, of)
-    most = min(most, batching.max_queue_size)
-    try:
+    on_size(0, sizes_to_try(forward, config.batching.max_batch_size))
+    most = min(most, config.batching.max_queue_size)
+    with _explained(config, example):
         if may_choose_layout:
-            _choose_layout(config, forward, example, min(batching.max_batch_size or most, most))
+            _choose_layout(config, forward, example, most)
         if config.autotune:
-            items = like(example, min(batching.max_batch_size or USUAL, USUAL, most))
-            _autotune(config, forward, items, may_compile=task.fixed_shape)
-        with one_compiles(config):
-            _say_that_it_compiles(config)
-            seconds = warm_up(
-                forward, example, batching.max_batch_size, tried, most,
-                may_choose_threads=not config.autotune,
-            )  # fmt: skip
-        if config.compile:
-            remember_compiled(config, forward.threads, channels_last=forward.channels_last)
-        (row,) = forward([example])
-        _try_encoding(task, row)
+            _autotune(config, forward, example, most, may_compile=task.fixed_shape)
+        seconds = _try_sizes(config, forward, example, most, on_size)
+        seconds |= _record(config, task, forward, example, list(seconds))
+        row = _try_answering(task, forward, example)
         if config.reproducible:
             _verify_reproducible(config, forward, example, max(seconds))
         if task.fixed_shape:
             forward.settle()
-    except LoadError:
-        raise
-    except Exception as error:
-        raise LoadError(
-            f"model {config.name}: a forward pass on {example.dtype} of shape "
-            f"{list(example.shape)} failed: {type(error).__name__}: {error}{_suspects(config)}"
-        ) from error
-    _advise(config, seconds)
-    _check_promise(config, seconds)
+    advise(config, seconds)
     return seconds, row
 
 
@@ -120,6 +92,20 @@ def _do_without_example(config: ModelConfig) -> None:
     )
 
 
+@contextmanager
+def _explained(config: ModelConfig, example: "torch.Tensor") -> Iterator[None]:
+    """Make a LoadError, with what it was tried on, of whatever a pass raises."""
+    try:
+        yield
+    except LoadError:
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"model {config.name}: a forward pass on {example.dtype} of shape "
+            f"{list(example.shape)} failed: {type(error).__name__}: {error}{_suspects(config)}"
+        ) from error
+
+
 def _suspects(config: ModelConfig) -> str:
     """What in the config may be to blame for a pass that fails, as words to append."""
     keys = [key for key in ("compile", "channels_last") if getattr(config, key)]
@@ -129,7 +115,7 @@ def _suspects(config: ModelConfig) -> str:
 def _choose_layout(
     config: ModelConfig, forward: Forward, example: "torch.Tensor", most: int
 ) -> None:
-    items = like(example, min(TRIED, most))
+    items = like(example, min(TRIED, config.batching.max_batch_size or most, most))
     try:
         # What is compiled orders its weights itself, and must be the same again to be in the cache.
         trial = choose_layout(forward, items, measure=not config.compile)
@@ -148,13 +134,62 @@ def _choose_layout(
 
 
 def _autotune(
-    config: ModelConfig, forward: Forward, items: "list[torch.Tensor]", *, may_compile: bool
+    config: ModelConfig,
+    forward: Forward,
+    example: "torch.Tensor",
+    most: int,
+    *,
+    may_compile: bool,
 ) -> None:
+    items = like(example, min(config.batching.max_batch_size or USUAL, USUAL, most))
+
     def found(threads: int) -> bool:
         return may_compile and is_compiled(config, threads, channels_last=forward.channels_last)
 
     tuned = autotune(forward, items, found, compiles_anyway=config.compile)
     logger.info("%s autotune: %s", config.key, tuned)
+
+
+def _try_sizes(
+    config: ModelConfig, forward: Forward, example: "torch.Tensor", most: int, on_size: OnSize
+) -> dict[int, float]:
+    """Run all sizes, compiling what is to be compiled, and tell of each."""
+    stated = config.batching.max_batch_size
+    of = sizes_to_try(forward, stated)
+    done, last_s = 0, time.perf_counter()
+
+    def tried(size: int, seconds: float) -> None:
+        nonlocal done, last_s
+        done += 1
+        on_size(done, of)
+        _log_size(config, size, seconds, time.perf_counter() - last_s)
+        last_s = time.perf_counter()
+
+    with one_compiles(config):
+        _say_that_it_compiles(config)
+        seconds = warm_up(
+            forward, example, stated, tried, most, may_choose_threads=not config.autotune
+        )
+    if config.compile:
+        remember_compiled(config, forward.threads, channels_last=forward.channels_last)
+    return seconds
+
+
+def _record(
+    config: ModelConfig, task: Task, forward: Forward, example: "torch.Tensor", sizes: list[int]
+) -> dict[int, float]:
+    """Return the seconds of passes that are recorded, by size."""
+    if not (config.cuda_graphs and task.fixed_shape) or config.reproducible:
+        return {}
+    recorder = recorder_for(forward.device)
+    if recorder is None:
+        return {}
+    try:
+        choice = choose_graphs(forward, example, sizes, recorder)
+    except RecordingBroke as error:
+        raise LoadError(f"model {config.name}: {error}") from error
+    logger.info("%s CUDA graphs: %s", config.key, choice)
+    return choice.seconds
 
 
 def _say_that_it_compiles(config: ModelConfig) -> None:
@@ -163,53 +198,6 @@ def _say_that_it_compiles(config: ModelConfig) -> None:
             "%s compiling for each batch size of the warm-up; that takes minutes the first time, "
             "and seconds once it is in the cache",
             config.key,
-        )
-
-
-def _try_encoding(task: Task, row: Any) -> None:
-    if isinstance(row, Exception):
-        raise row
-    task.encode(row, task.Parameters())
-
-
-def _verify_reproducible(
-    config: ModelConfig, forward: Forward, example: "torch.Tensor", size: int
-) -> None:
-    if not is_reproducible(forward, example, size):
-        raise LoadError(
-            f"model {config.name}: reproducible: true cannot be kept here: even in batches of "
-            f"always {size}, an answer depends on its place or its neighbours; try a power of "
-            f"two as batching.max_batch_size, server.torch_threads: 1, and on a CPU the "
-            f"environment variable MKL_CBWR=AUTO,STRICT"
-        )
-
-
-def _advise(config: ModelConfig, seconds: dict[int, float]) -> None:
-    largest = max(seconds)
-    stated = config.batching.max_batch_size
-    if stated is not None and largest < stated:
-        logger.warning(
-            "%s: the memory does not suffice for max_batch_size: %d; %d is used",
-            *(config.key, stated, largest),
-        )
-    best = min(seconds, key=lambda size: seconds[size] / size)
-    ratio = seconds[largest] / largest / (seconds[best] / best)
-    # An adaptive policy keeps to the best by itself.
-    if ratio > WORTH_A_WORD and config.batching.policy == "fixed":
-        logger.warning(
-            "%s: a batch of %d took %.1f times as long per item as one of %d; "
-            "max_batch_size: %d may be faster here",
-            *(config.key, largest, ratio, best, best),
-        )
-
-
-def _check_promise(config: ModelConfig, seconds: dict[int, float]) -> None:
-    slo_ms, alone_ms = config.slo_ms, 1000 * min(seconds.values())
-    if slo_ms is not None and slo_ms < ROOM_FOR_PASSES * alone_ms:
-        logger.warning(
-            "%s: slo_ms: %g leaves no room for a wait: one forward pass takes %.1f ms, and "
-            "whoever comes during one waits for two; most requests may be refused",
-            *(config.key, slo_ms, alone_ms),
         )
 
 
@@ -223,3 +211,24 @@ def _log_size(config: ModelConfig, size: int, seconds: float, ready_s: float) ->
         1000 * seconds,
         f", compiled and tried in {ready_s:.1f} s" if config.compile else "",
     )
+
+
+def _try_answering(task: Task, forward: Forward, example: "torch.Tensor") -> Any:
+    """Return the example's row, of which the task can make an answer."""
+    (row,) = forward([example])
+    if isinstance(row, Exception):
+        raise row
+    task.encode(row, task.Parameters())
+    return row
+
+
+def _verify_reproducible(
+    config: ModelConfig, forward: Forward, example: "torch.Tensor", size: int
+) -> None:
+    if not is_reproducible(forward, example, size):
+        raise LoadError(
+            f"model {config.name}: reproducible: true cannot be kept here: even in batches of "
+            f"always {size}, an answer depends on its place or its neighbours; try a power of "
+            f"two as batching.max_batch_size, server.torch_threads: 1, and on a CPU the "
+            f"environment variable MKL_CBWR=AUTO,STRICT"
+        )

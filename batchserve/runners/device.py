@@ -1,12 +1,17 @@
 """A device when something went wrong: is it full, is it gone, and giving its memory back."""
 
 import gc
+import threading
 
 import torch
 
 # What torch raises as a plain RuntimeError: its allocator on the CPU, CUDA and MPS outside of its
 # own allocator, and cuBLAS where it finds no room for its workspace.
 OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+# Held while CUDA records what a thread does (see `cuda_graph.py`): torch allows one recording at a
+# time in a process, and meanwhile nobody may wait for the whole device, as giving memory back does.
+RECORDING = threading.Lock()
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -20,7 +25,8 @@ def give_memory_back(device: torch.device) -> None:
     """Free what only cycles still hold, and let go of what torch keeps for later."""
     gc.collect()
     if device.type != "cpu":
-        torch.get_device_module(device).empty_cache()
+        with RECORDING:
+            torch.get_device_module(device).empty_cache()
 
 
 def answers(device: torch.device) -> bool:

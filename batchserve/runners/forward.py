@@ -1,7 +1,9 @@
 """One forward pass: collate, preprocess on the device, run, check, split into rows."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,8 +11,13 @@ import torch
 from batchserve.loading import Compiled, laid_out, lay_out
 from batchserve.runners import device as devices
 from batchserve.runners.base import DeviceLost, OutOfMemory, RowFault
+from batchserve.runners.graphs import Graph, Graphs
 from batchserve.runners.nested import mapped, tensors_in
+from batchserve.runners.recordable import check_recordable
+from batchserve.runners.transfer import Transfer, transfer_for
 from batchserve.tasks.base import Task
+
+logger = logging.getLogger(__name__)
 
 
 class RowCountError(Exception):
@@ -31,10 +38,14 @@ class Forward:
         threads: cores that a pass may use; None: as many as torch is told to on this thread.
         channels_last: the order of images in memory, as the module's weights have it.
         device_answers: asked after a failure whether the device still does.
+        transfer: how batches get to the device; None: as suits it.
 
     Attributes:
         threads: cores that a pass uses.
+        graphs: recorded passes to use; None: the module is called each time.
     """
+
+    graphs: Graphs | None = None
 
     def __init__(
         self,
@@ -46,6 +57,7 @@ class Forward:
         threads: int | None = None,
         channels_last: bool = False,
         device_answers: Callable[[torch.device], bool] = devices.answers,
+        transfer: Transfer | None = None,
     ) -> None:
         self._module = module
         self._task = task
@@ -53,8 +65,13 @@ class Forward:
         self._dtype = dtype
         self.pad_to = pad_to
         self._device_answers = device_answers
+        self._transfer = transfer or transfer_for(device)
         self.threads = threads or torch.get_num_threads()
         self._channels_last = channels_last
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
 
     @property
     def on_cpu(self) -> bool:
@@ -99,6 +116,29 @@ class Forward:
         if isinstance(self._module, Compiled):
             self._module.settle()
 
+    @torch.inference_mode()
+    def check_recordable(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Raise if what the module does with these items cannot be recorded.
+
+        Raises:
+            NotRecordable: why.
+            Exception: whatever the module or the task raised.
+        """
+        module = self._module.module if isinstance(self._module, Compiled) else self._module
+        with self._transfer.entered():
+            check_recordable(partial(_call, module), self._inputs(tensors))
+
+    @torch.inference_mode()
+    def record(self, graphs: Graphs, tensors: Sequence[torch.Tensor]) -> Graph:
+        """Record what the module does with a batch of so many items, once all else is chosen.
+
+        Raises:
+            NotRecordable: the module takes or returns something else than tensors.
+            Exception: as recording raises.
+        """
+        with self._transfer.entered():
+            return graphs.add(partial(_call, self._module), self._inputs(tensors))
+
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         """Return one row for each item, on the CPU, or a `RowFault` in its place.
 
@@ -109,7 +149,8 @@ class Forward:
             Exception: whatever the module or the task raised.
         """
         try:
-            return self._pass(tensors)
+            with torch.inference_mode():
+                return self._pass(tensors)
         except Exception as error:
             if not devices.ran_out_of_memory(error):
                 self._check_device(error)
@@ -124,17 +165,14 @@ class Forward:
             f"the memory does not suffice for a batch of {len(tensors)} on {self._device}: {reason}"
         )
 
-    @torch.inference_mode()
     def _pass(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         # OpenMP's number of threads is each thread's own, and each model's.
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         items = self._padded(tensors)
-        batch = self._task.collate(items)
-        if not self.on_cpu:
-            batch = mapped(self._to_device, batch)
-        inputs = mapped(self._as_the_module_takes_it, self._task.preprocess(batch))
-        output = self._task.postprocess(_call(self._module, inputs))
+        with self._transfer.entered():
+            output = self._task.postprocess(self._output(self._inputs(items)))
+            output = self._transfer.answers(output)
         rows = rows_of(output, len(items))[: len(tensors)]
         # Once for the batch: an operation for each row would ask for the GIL each time.
         if self._task.finite_rows and not is_finite(output):
@@ -148,8 +186,22 @@ class Forward:
             raise ValueError(f"{len(tensors)} items are more than the {self.pad_to} of every batch")
         return [*tensors, *[tensors[-1]] * (self.pad_to - len(tensors))]
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._device, non_blocking=True)
+    def _inputs(self, items: Sequence[torch.Tensor]) -> Any:
+        """Return what the module is called with."""
+        batch = self._transfer.batch(self._task, items)
+        return mapped(self._as_the_module_takes_it, self._task.preprocess(batch))
+
+    def _output(self, inputs: Any) -> Any:
+        if self.graphs is not None:
+            try:
+                output = self.graphs(inputs)
+            except Exception as error:  # noqa: BLE001 - whatever it is, there is another way
+                self.graphs = None
+                logger.warning("CUDA graphs are not used any more: %s", error)
+            else:
+                if output is not None:
+                    return output
+        return _call(self._module, inputs)
 
     def _as_the_module_takes_it(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():

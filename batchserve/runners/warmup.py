@@ -122,8 +122,8 @@ def _measured_again(
     shortest = dict(seconds)
     rounds = min(ROUNDS, int(ROUNDS_S / sum(shortest.values())))
     for _ in range(rounds):
-        for size in shortest:
-            shortest[size] = min(shortest[size], _timed(forward, [example] * size))
+        for size, took_s in shortest.items():
+            shortest[size] = min(took_s, _timed(forward, [example] * size))
     return shortest
 
 

@@ -12,10 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from batchserve.config import Config, ModelConfig
 from batchserve.config_file import read_config
 from batchserve.errors import ConfigError
+from batchserve.plotting import check_plot
 from batchserve.simulation import parsing
 from batchserve.simulation.machine import Machine
 from batchserve.simulation.measure import measure
-from batchserve.simulation.plot import check_plot, draw
+from batchserve.simulation.plot import draw
 from batchserve.simulation.recording import Recording, read_recording
 from batchserve.simulation.report import Bound, table_of, write_json
 from batchserve.simulation.rivals import ORACLE, OURS

@@ -72,6 +72,7 @@ class ImageClassification(Task):
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
         self._scale = 1 / (255 * std)
         self._shift = -mean / std
+        self._for_rows: dict[tuple[torch.device, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @classmethod
     def from_config(cls, config: ModelConfig, module: torch.nn.Module) -> Self:
@@ -140,9 +141,7 @@ class ImageClassification(Task):
         """Normalise: uint8 (n, crop, crop, 3) to float32 (n, 3, crop, crop); floats stay as is."""
         if batch.is_floating_point():
             return batch
-        # A row of pixels at once: broadcasting three numbers would take three times as long.
-        width = batch.shape[2]
-        scale, shift = (part.to(batch.device).repeat(width) for part in (self._scale, self._shift))
+        scale, shift = self._for_row(batch.device, batch.shape[2])
         rows = batch.to(torch.float32).view(-1, len(scale)).mul_(scale).add_(shift)
         # Still pixel by pixel in memory: the forward pass has it as the module wants it.
         return rows.view(batch.shape).permute(0, 3, 1, 2)
@@ -171,6 +170,14 @@ class ImageClassification(Task):
 
     def example(self) -> torch.Tensor:
         return torch.zeros(self._config.crop, self._config.crop, 3, dtype=torch.uint8)
+
+    def _for_row(self, device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scale and shift for a row of pixels; broadcasting three numbers takes longer."""
+        # Kept, as the device would have to be waited for to copy them.
+        if (device, width) not in self._for_rows:
+            scale, shift = self._scale.repeat(width), self._shift.repeat(width)
+            self._for_rows[device, width] = scale.to(device), shift.to(device)
+        return self._for_rows[device, width]
 
     def _label(self, index: int) -> str:
         return str(index) if self.labels is None else self.labels[index]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from batchserve.errors import BadRequest, InvalidInput
+from batchserve.mistakes import explained
 from batchserve.tasks.tensors import INPUT, ONE_OF_BYTES, VARIES, TensorSpec
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def from_value(task: type[Task], value: Any) -> Any:
     try:
         return _adapter(task).validate_python(value)
     except ValidationError as error:
-        raise BadRequest(f"the input is of the wrong type: {_first(error)}") from None
+        raise BadRequest(f"the input is of the wrong type: {explained(error)}") from None
 
 
 def from_bytes(task: type[Task], data: bytes) -> Any:
@@ -47,7 +48,7 @@ def from_bytes(task: type[Task], data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise BadRequest(f"the input is not text in UTF-8: {error}") from None
     except ValidationError as error:
-        raise BadRequest(f"the input is not the JSON that it must be: {_first(error)}") from None
+        raise BadRequest(f"the input is not the JSON that it must be: {explained(error)}") from None
 
 
 def from_rows(task: type[Task], tensor: np.ndarray[Any, Any]) -> list[Any]:
@@ -102,9 +103,3 @@ def _adapter(task: type[Task]) -> TypeAdapter[Any]:
 @cache
 def _schema(task: type[Task]) -> dict[str, Any]:
     return _adapter(task).json_schema()
-
-
-def _first(error: ValidationError) -> str:
-    mistake = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in mistake["loc"])
-    return f"{where}: {mistake['msg']}" if where else mistake["msg"]

@@ -12,6 +12,7 @@ from batchserve.errors import InvalidInput
 from batchserve.tasks.base import Task
 from batchserve.tasks.tensors import INPUT, VARIES, TensorSpec, datatype_of, holds_text
 
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 # Of float32.
 SQUARE_OF_LARGEST = float(np.finfo(np.float32).max) ** 2
 
@@ -62,7 +63,7 @@ class TensorTask(Task):
         except ValueError:
             raise InvalidInput("the nested lists are ragged; every row needs one length") from None
         if self._is_plain(array):
-            return torch.from_numpy(array.astype(np.float32))
+            return torch.from_numpy(array.astype(FLOAT32))
         return torch.from_numpy(self._checked(array))
 
     def payloads(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> list[torch.Tensor]:
@@ -88,7 +89,7 @@ class TensorTask(Task):
 
     def _is_plain(self, array: np.ndarray[Any, Any]) -> bool:
         """Whether numbers are what most are: of the shape itself, finite, and soon seen to be."""
-        if array.shape != self.shape or array.dtype != np.float64 or self.dtype != np.float32:
+        if array.shape != self.shape or array.dtype != FLOAT64 or self.dtype != FLOAT32:
             return False
         # It is not less if one of them is greater than float32 can hold, or no number. Unlike
         # dot, vdot does not warn of what is too large for float64 as well.

@@ -7,10 +7,11 @@ import orjson
 import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from batchserve.mistakes import explained
 from batchserve.runners.base import RowFault
 from batchserve.runners.forward import Forward
 from batchserve.tasks.base import Task
-from batchserve.testing.faults import Check, Sample, batch_hint, explained, names, shown
+from batchserve.testing.faults import Check, Sample, batch_hint, names, shown
 
 
 class AnswerCheck(Check):

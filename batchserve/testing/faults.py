@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import torch
-from pydantic import ValidationError
 
 from batchserve.tasks.base import Task
 
@@ -60,9 +59,3 @@ def shown(value: Any) -> str:
         return f"a tensor of shape {list(value.shape)} on {value.device}"
     text = " ".join(repr(value).split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-
-
-def explained(error: ValidationError) -> str:
-    mistake = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in mistake["loc"])
-    return f"{where}: {mistake['msg']}" if where else mistake["msg"]

@@ -10,8 +10,9 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from batchserve.errors import RequestError
+from batchserve.mistakes import explained
 from batchserve.runners.nested import tensors_in
-from batchserve.testing.faults import Check, Sample, batch_hint, explained, names, shown
+from batchserve.testing.faults import Check, Sample, batch_hint, names, shown
 from batchserve.web.formats import Json
 from batchserve.web.schema import schema_of
 

@@ -2,32 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from batchserve.errors import ConfigError
+from batchserve.plotting import name_axes, new_figure, save
 from batchserve.tuning.choice import Choice
 from batchserve.tuning.outcome import Outcome
-
-FORMATS = (".svg", ".png", ".pdf")
-# Text that can be read and searched.
-SVG: dict[Any, Any] = {"svg.hashsalt": "batchserve", "svg.fonttype": "none"}
-
-
-def check_plot(path: Path) -> None:
-    """Raise if nothing could be drawn into this file, before the work is done.
-
-    Raises:
-        ConfigError: matplotlib is missing, or the file's ending means nothing.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--plot {path}: the ending must be one of {', '.join(FORMATS)}")
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - optional, and slow to load
-    except ImportError:
-        raise ConfigError(
-            "--plot needs matplotlib, which is not installed: pip install 'batchserve[plot]'"
-        ) from None
-    mpl.use("agg")
 
 
 def draw(path: Path, title: str, outcomes: Sequence[Outcome], choice: Choice | None) -> None:
@@ -36,10 +14,7 @@ def draw(path: Path, title: str, outcomes: Sequence[Outcome], choice: Choice | N
     Raises:
         ConfigError: the file cannot be written.
     """
-    from matplotlib import rc_context  # noqa: PLC0415 - optional, and slow to load
-    from matplotlib.figure import Figure  # noqa: PLC0415 - likewise
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = new_figure(height=5)
     axes = figure.subplots()
     axes.set_title(title, fontsize="medium")
     shown = [outcome for outcome in outcomes if outcome.measured]
@@ -55,13 +30,6 @@ def draw(path: Path, title: str, outcomes: Sequence[Outcome], choice: Choice | N
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("batch size (the knee: a star)")
-    axes.set_ylabel("items/s")
-    axes.grid(visible=True, alpha=0.3)
+    name_axes(axes, "batch size (the knee: a star)", "items/s")
     axes.legend(fontsize="small")
-    undated = {"Date": None} if path.suffix.lower() == ".svg" else {}
-    try:
-        with rc_context(SVG):
-            figure.savefig(path, metadata=undated)
-    except OSError as error:
-        raise ConfigError(f"--plot {path}: {error.strerror}; name another file") from None
+    save(figure, path)

@@ -15,7 +15,8 @@ from batchserve.cores import usable_cores
 from batchserve.errors import ConfigError
 from batchserve.loading import pick_device, remember_compiled, stop_compiling, use_threads
 from batchserve.memory import use_huge_pages
-from batchserve.repository.warming import ROOM_FOR_PASSES
+from batchserve.plotting import check_plot
+from batchserve.repository.advice import ROOM_FOR_PASSES
 from batchserve.runners.candidate import Candidate, Subject
 from batchserve.runners.threads import powers_of_two
 from batchserve.runners.warmup import MOST
@@ -23,7 +24,7 @@ from batchserve.tuning.budget import Budget
 from batchserve.tuning.changes import Changes, changes_for
 from batchserve.tuning.choice import Choice, choose
 from batchserve.tuning.outcome import Outcome
-from batchserve.tuning.plot import check_plot, draw
+from batchserve.tuning.plot import draw
 from batchserve.tuning.report import advice_on, dropped_of, table_of, write_json
 from batchserve.tuning.sweep import LONG_PASS_S, Plan, Sweep
 from batchserve.tuning.variant import Variant, uncompiled, worth_compiling

@@ -1,14 +1,18 @@
 """Administration in JSON: load and unload versions, make one current, roll back, try one."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
-from batchserve.administration import TIMEOUT_S, Outcome
+from batchserve.administration import TIMEOUT_S, Administration
+from batchserve.agreement import Outcome
 from batchserve.config import CandidateConfig
 from batchserve.errors import BadRequest, TooLarge, UnsupportedMedia
+from batchserve.mistakes import explained
 from batchserve.repository.wanted import Candidate
 from batchserve.web.authority import administration
 from batchserve.web.formats import JSON
@@ -30,27 +34,20 @@ class CandidateBody(CandidateConfig):
 async def load_version(request: web.Request) -> web.Response:
     """Load a version in all workers; the body is its section as in the config file, or empty."""
     query = _query(request, CURRENT, TIMEOUT)
-    outcome = await request.app[ADMINISTRATION].load(
-        request.match_info["name"],
+    section = await _read_object(request)
+    return await _change(
+        request,
+        partial(Administration.load, make_current=_flag(query.get(CURRENT, "false"))),
         request.match_info["version"],
-        await _read_object(request),
-        make_current=_flag(query.get(CURRENT, "false")),
-        by=who(request),
+        section,
         timeout_s=_timeout_s(query),
     )
-    return _respond(outcome)
 
 
 @administration
 async def unload_version(request: web.Request) -> web.Response:
     """Unload a version in all workers, once it has answered those who ask it."""
-    outcome = await request.app[ADMINISTRATION].unload(
-        request.match_info["name"],
-        request.match_info["version"],
-        by=who(request),
-        timeout_s=_timeout_s(_query(request, TIMEOUT)),
-    )
-    return _respond(outcome)
+    return await _change(request, Administration.unload, request.match_info["version"])
 
 
 @administration
@@ -60,24 +57,13 @@ async def set_current(request: web.Request) -> web.Response:
     version = body.get("version")
     if not isinstance(version, str) or len(body) != 1:
         raise BadRequest('the body must be {"version": "2"}')
-    outcome = await request.app[ADMINISTRATION].make_current(
-        request.match_info["name"],
-        version,
-        by=who(request),
-        timeout_s=_timeout_s(_query(request, TIMEOUT)),
-    )
-    return _respond(outcome)
+    return await _change(request, Administration.make_current, version)
 
 
 @administration
 async def roll_back(request: web.Request) -> web.Response:
     """Make the version current that was so before."""
-    outcome = await request.app[ADMINISTRATION].roll_back(
-        request.match_info["name"],
-        by=who(request),
-        timeout_s=_timeout_s(_query(request, TIMEOUT)),
-    )
-    return _respond(outcome)
+    return await _change(request, Administration.roll_back)
 
 
 @administration
@@ -87,42 +73,24 @@ async def set_candidate(request: web.Request) -> web.Response:
     try:
         stated = CandidateBody.model_validate(body or {})
     except ValidationError as error:
-        mistake = error.errors()[0]
-        where = ".".join(str(part) for part in mistake["loc"])
-        said = mistake["msg"].removeprefix("Value error, ")
         raise BadRequest(
-            f"{where and f'{where}: '}{said}; the body is like "
-            f'{{"version": "2", "share": 0.1}} or {{"version": "2", "shadow": true}}'
+            f'{explained(error)}; the body is like {{"version": "2", "share": 0.1}} or '
+            f'{{"version": "2", "shadow": true}}'
         ) from None
-    outcome = await request.app[ADMINISTRATION].set_candidate(
-        request.match_info["name"],
-        Candidate(**stated.model_dump()),
-        by=who(request),
-        timeout_s=_timeout_s(_query(request, TIMEOUT)),
-    )
-    return _respond(outcome)
+    candidate = Candidate(**stated.model_dump())
+    return await _change(request, Administration.set_candidate, candidate)
 
 
 @administration
 async def clear_candidate(request: web.Request) -> web.Response:
     """Have the current version answer all requests that name none."""
-    outcome = await request.app[ADMINISTRATION].clear_candidate(
-        request.match_info["name"],
-        by=who(request),
-        timeout_s=_timeout_s(_query(request, TIMEOUT)),
-    )
-    return _respond(outcome)
+    return await _change(request, Administration.clear_candidate)
 
 
 @administration
 async def promote(request: web.Request) -> web.Response:
     """Make the candidate current."""
-    outcome = await request.app[ADMINISTRATION].promote(
-        request.match_info["name"],
-        by=who(request),
-        timeout_s=_timeout_s(_query(request, TIMEOUT)),
-    )
-    return _respond(outcome)
+    return await _change(request, Administration.promote)
 
 
 def who(request: web.Request) -> str:
@@ -130,7 +98,17 @@ def who(request: web.Request) -> str:
     return f"{request.remote or 'a Unix socket'} (request {request[REQUEST_ID]})"
 
 
-def _respond(outcome: Outcome) -> web.Response:
+async def _change(
+    request: web.Request,
+    change: Callable[..., Awaitable[Outcome]],
+    *arguments: Any,
+    timeout_s: float | None = None,
+) -> web.Response:
+    """Have one of the methods of `Administration` change the model that the path names."""
+    if timeout_s is None:
+        timeout_s = _timeout_s(_query(request, TIMEOUT))
+    admin, name = request.app[ADMINISTRATION], request.match_info["name"]
+    outcome = await change(admin, name, *arguments, by=who(request), timeout_s=timeout_s)
     content = {
         "done": outcome.done,
         "model": outcome.name,

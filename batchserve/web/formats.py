@@ -11,6 +11,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from batchserve.errors import BadRequest, NotAcceptable
+from batchserve.mistakes import explained_in_body, place_of
 from batchserve.tasks.base import Task
 from batchserve.tasks.tensors import named_arrays
 from batchserve.web.accept import preferred
@@ -204,13 +205,10 @@ def _explain(error: ValidationError, schema: type[PredictRequest]) -> str:
     mistakes = error.errors(include_url=False, include_input=False)
     # What an input is tried as beside itself is not what most clients mean.
     mistake = next((one for one in mistakes if ITSELF in one["loc"]), mistakes[0])
-    message = mistake["msg"].removeprefix("Value error, ")
-    where = ".".join(str(part) for part in mistake["loc"] if part != ITSELF)
-    if mistake["type"] == "json_invalid":
-        return f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
+    mistake["loc"] = tuple(part for part in mistake["loc"] if part != ITSELF)
     if mistake["type"] == "extra_forbidden":
-        return f"{where}: unknown field; the body must be {schema.form()}"
-    return f"{where}: {message}" if where else message
+        return f"{place_of(mistake)}: unknown field; the body must be {schema.form()}"
+    return explained_in_body(mistake)
 
 
 def _unpack(data: bytes, task: Task) -> Any:

@@ -1,6 +1,8 @@
 """The part of /openapi.json that is about administration."""
 
-from typing import Any
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from batchserve.administration import TIMEOUT_S
 from batchserve.errors import (
@@ -65,6 +67,7 @@ LOADING = {
     "type": "object",
     "properties": {"parameters": LoadParameters.model_json_schema()},
 }
+OPTIONAL = (SECTION, LOADING)
 REGISTER = [
     {"name": name, "in": "query", "required": name == "url", "schema": {"type": kind}}
     for name, kind in (
@@ -87,94 +90,130 @@ OUTCOME = {
 }
 
 
+class Operation(NamedTuple):
+    """What an operator can ask for."""
+
+    method: str
+    path: str
+    summary: str
+    body: dict[str, Any] | None = None
+    parameters: Sequence[dict[str, Any]] = ()
+
+
+OURS = (
+    Operation(
+        "put",
+        "/admin/models/{name}/versions/{version}",
+        "Load a version in all workers, beside those that serve.",
+        SECTION,
+        [CURRENT_PARAMETER],
+    ),
+    Operation(
+        "delete",
+        "/admin/models/{name}/versions/{version}",
+        "Unload a version, once it has answered those who ask it.",
+    ),
+    Operation(
+        "put",
+        "/admin/models/{name}/current",
+        "Have a version answer where none is named.",
+        POINTER,
+    ),
+    Operation(
+        "post",
+        "/admin/models/{name}/rollback",
+        "Make the version current that was so before.",
+    ),
+    Operation(
+        "put",
+        "/admin/models/{name}/candidate",
+        "Try a version beside the current one.",
+        CANDIDATE,
+    ),
+    Operation(
+        "delete",
+        "/admin/models/{name}/candidate",
+        "Have the current version answer all that name none.",
+    ),
+    Operation("post", "/admin/models/{name}/promote", "Make the candidate current."),
+)
+TRITONS = (
+    Operation(
+        "post",
+        "/v2/repository/models/{name}/load",
+        "Triton's: load, or load again.",
+        LOADING,
+    ),
+    Operation(
+        "post",
+        "/v2/repository/models/{name}/unload",
+        "Triton's: unload, with all versions.",
+        LOADING,
+    ),
+)
+REFUSED = "Always refused, with what is to be done: workers are not a model's."
+UNLOADED = "TorchServe's: unload."
+TORCHSERVES = (
+    Operation(
+        "post", "/models", "TorchServe's: load a file of the model folder.", parameters=REGISTER
+    ),
+    Operation("put", "/models/{name}", REFUSED),
+    Operation("put", "/models/{name}/{version}", REFUSED),
+    Operation("delete", "/models/{name}", UNLOADED),
+    Operation("delete", "/models/{name}/{version}", UNLOADED),
+    Operation(
+        "put",
+        "/models/{name}/{version}/set-default",
+        "TorchServe's: have a version answer where none is named.",
+    ),
+)
+
+
 def administration_paths(error: dict[str, Any]) -> dict[str, Any]:
     """Return the paths of administration.
 
     Args:
         error: the schema of every answer to what went wrong.
     """
+    errors = {
+        str(kind.status): {"description": text, "content": {JSON: {"schema": error}}}
+        for kind, text in ERRORS.items()
+    }
+    described = [
+        *((one, _described(one, OUTCOME, errors, [TIMEOUT_PARAMETER])) for one in OURS),
+        *((one, _described(one, {"type": "object"}, errors)) for one in (*TRITONS, *TORCHSERVES)),
+    ]
+    paths: dict[str, Any] = {}
+    for one, operation in described:
+        path = paths.setdefault(one.path, {"parameters": _path_parameters(one.path)})
+        path[one.method] = operation
+    return paths
 
-    def operation(
-        summary: str,
-        *parameters: dict[str, Any],
-        body: dict[str, Any] | None = None,
-        answer: dict[str, Any] = OUTCOME,
-    ) -> dict[str, Any]:
-        outcome = {"content": {JSON: {"schema": answer}}}
-        errors = {
-            str(kind.status): {"description": text, "content": {JSON: {"schema": error}}}
-            for kind, text in ERRORS.items()
-        }
-        described: dict[str, Any] = {
-            "summary": summary,
-            "tags": ["administer"],
-            "security": [{SCHEME: []}],
-            "parameters": [*parameters, *([TIMEOUT_PARAMETER] if answer is OUTCOME else [])],
-            "responses": {
-                "200": {"description": "Done in all workers.", **outcome},
-                "202": {"description": "It goes on.", **outcome},
-                **errors,
-            },
-        }
-        if body is not None:
-            content = {JSON: {"schema": body}}
-            required = body not in (SECTION, LOADING)
-            described["requestBody"] = {"required": required, "content": content}
-        return described
 
-    def path(*names: str) -> dict[str, Any]:
-        parameters = [{"name": n, "in": "path", "required": True, "schema": NAME} for n in names]
-        return {"parameters": parameters}
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"{(\w+)}", path)
+    return [{"name": name, "in": "path", "required": True, "schema": NAME} for name in names]
 
-    def other(summary: str, *parameters: dict[str, Any], **changes: Any) -> dict[str, Any]:
-        return operation(summary, *parameters, answer={"type": "object"}, **changes)
 
-    scale = other("Always refused, with what is to be done: workers are not a model's.")
-    unregister = other("TorchServe's: unload.")
-    return {
-        "/v2/repository/models/{name}/load": {
-            **path("name"),
-            "post": other("Triton's: load, or load again.", body=LOADING),
-        },
-        "/v2/repository/models/{name}/unload": {
-            **path("name"),
-            "post": other("Triton's: unload, with all versions.", body=LOADING),
-        },
-        "/models": {"post": other("TorchServe's: load a file of the model folder.", *REGISTER)},
-        "/models/{name}": {**path("name"), "put": scale, "delete": unregister},
-        "/models/{name}/{version}": {
-            **path("name", "version"),
-            "put": scale,
-            "delete": unregister,
-        },
-        "/models/{name}/{version}/set-default": {
-            **path("name", "version"),
-            "put": other("TorchServe's: have a version answer where none is named."),
-        },
-        "/admin/models/{name}/versions/{version}": {
-            **path("name", "version"),
-            "put": operation(
-                "Load a version in all workers, beside those that serve.",
-                CURRENT_PARAMETER,
-                body=SECTION,
-            ),
-            "delete": operation("Unload a version, once it has answered those who ask it."),
-        },
-        "/admin/models/{name}/current": {
-            **path("name"),
-            "put": operation("Have a version answer where none is named.", body=POINTER),
-        },
-        "/admin/models/{name}/rollback": {
-            **path("name"),
-            "post": operation("Make the version current that was so before."),
-        },
-        "/admin/models/{name}/candidate": {
-            **path("name"),
-            "put": operation("Try a version beside the current one.", body=CANDIDATE),
-            "delete": operation("Have the current version answer all that name none."),
-        },
-        "/admin/models/{name}/promote": {
-            **path("name"),
-            "post": operation("Make the candidate current."),
+def _described(
+    one: Operation,
+    answer: dict[str, Any],
+    errors: dict[str, Any],
+    parameters: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    outcome = {"content": {JSON: {"schema": answer}}}
+    described: dict[str, Any] = {
+        "summary": one.summary,
+        "tags": ["administer"],
+        "security": [{SCHEME: []}],
+        "parameters": [*one.parameters, *parameters],
+        "responses": {
+            "200": {"description": "Done in all workers.", **outcome},
+            "202": {"description": "It goes on.", **outcome},
+            **errors,
         },
     }
+    if one.body is not None:
+        content = {JSON: {"schema": one.body}}
+        described["requestBody"] = {"required": one.body not in OPTIONAL, "content": content}
+    return described

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from batchserve.decoding import CodecPool
 from batchserve.errors import BadRequest
 from batchserve.inference import Answer
+from batchserve.mistakes import first_in, place_of, reason_of
 from batchserve.tasks.base import Task
 from batchserve.web.ask import ask, find_model, headers_of, terms_of
 from batchserve.web.body import URL, read_inputs
@@ -58,10 +59,12 @@ def read_parameters(
     try:
         return task.Parameters.model_validate(dict(stated))
     except ValidationError as error:
-        mistake = error.errors()[0]
+        mistake = first_in(error)
+        where = place_of(mistake)
         known = ", ".join(task.Parameters.model_fields) or "none"
         raise BadRequest(
-            f"{what} {mistake['loc'][0]}: {mistake['msg']}; known are: {known}"
+            f"{f'{what} {where}' if where else f'{what}s'}: {reason_of(mistake)}; "
+            f"known are: {known}"
         ) from None
 
 

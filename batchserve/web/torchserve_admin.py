@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from batchserve.administration import Outcome
+from batchserve.agreement import Outcome
 from batchserve.errors import BadRequest, Conflict
 from batchserve.web.admin import ACCEPTED, who
 from batchserve.web.authority import administration

@@ -359,7 +359,7 @@ async def test_the_death_of_who_asked_changes_nothing(start, now_s, monkeypatch)
     await crash(workers[0])
     gate.opened.set()
     # Who is dead is not waited for, once that is known.
-    monkeypatch.setattr("batchserve.repository.follower.HEARTBEAT_S", -1)
+    monkeypatch.setattr("batchserve.repository.shared.HEARTBEAT_S", -1)
     now_s[0] += 1000
     for worker in workers[1:]:
         await worker.until(partial(is_current, worker, "2"), 60)
@@ -508,16 +508,19 @@ async def test_without_its_store_a_worker_does_not_start(start):
         await start(store=store)
 
 
-@pytest.mark.parametrize("document", ["{", '{"current": 7}'])
-async def test_a_document_that_nobody_understands_is_not_guessed_at(start, store, document):
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [("{", "Invalid JSON: EOF"), ('{"current": 7}', "current: Input should be an object")],
+)
+async def test_a_document_that_nobody_understands_is_not_guessed_at(start, store, document, reason):
     store.replace(1, document)
-    with pytest.raises(StartupError, match="move it away"):
+    with pytest.raises(StartupError, match=f"move it away.*: {reason}"):
         await start()
 
 
 async def test_a_worker_reports_often_enough_not_to_be_thought_dead(start, store, monkeypatch):
     worker = await start()
-    monkeypatch.setattr("batchserve.repository.follower.HEARTBEAT_S", -1)
+    monkeypatch.setattr("batchserve.repository.shared.HEARTBEAT_S", -1)
     reported: list[str] = []
     monkeypatch.setattr(store, "report", lambda name, _report, _ttl_s: reported.append(name))
     await worker.until(lambda: len(reported) > 1 or None, 60)

@@ -1,9 +1,11 @@
 """A device when something went wrong."""
 
+import threading
+
 import pytest
 import torch
 
-from batchserve.runners.device import answers, give_memory_back, ran_out_of_memory
+from batchserve.runners.device import RECORDING, answers, give_memory_back, ran_out_of_memory
 
 
 def test_the_text_of_the_real_allocator_is_known():
@@ -43,3 +45,14 @@ def test_the_cache_of_the_device_is_emptied(monkeypatch):
     for name in ("cpu", "cuda", "mps"):
         give_memory_back(torch.device(name))
     assert emptied == ["cuda", "mps"]
+
+
+def test_while_something_is_recorded_no_memory_is_given_back(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(RECORDING.locked()))
+    thread = threading.Thread(target=give_memory_back, args=(torch.device("cuda"),))
+    with RECORDING:
+        thread.start()
+        assert not emptied
+    thread.join()
+    assert emptied == [True]

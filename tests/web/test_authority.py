@@ -10,9 +10,9 @@ import pytest
 import yarl
 from aiohttp import web
 
-from batchserve.app import ROUTES
 from batchserve.web.authority import is_administration
 from batchserve.web.keys import CONFIG, FOLLOWER
+from batchserve.web.routes import ROUTES
 from tests.ports import free_port
 from tests.web.clients import Client
 

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchserve.app import ROUTES
 from batchserve.config import OUR_PATHS, Config
 from batchserve.config_file import read_config
 from batchserve.errors import ConfigError, NotFound
 from batchserve.repository import State
 from batchserve.web.formats import MSGPACK, NPY
 from batchserve.web.keys import REPOSITORY
+from batchserve.web.routes import ROUTES
 from tests.web.clients import Client, batcher_of, gate, until
 from tests.web.test_arrays import packed, saved
 from tests.web.test_body import COLOUR_MODEL, best_of, form, picture, text64

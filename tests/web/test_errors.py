@@ -8,13 +8,16 @@ import itertools
 import json
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from aiohttp import ClientResponse, FormData
 from PIL import Image
+from pydantic import BaseModel, model_validator
 
 from batchserve.batching.cost import Cost
+from batchserve.tasks.base import Parameters
+from batchserve.tasks.tensor import TensorTask
 from batchserve.testing import FakeRunner
 from batchserve.web.keys import METRICS, REPOSITORY
 from tests.web.clients import BOTH_WAYS, Client, batcher_of, gate, until
@@ -270,6 +273,29 @@ async def test_a_query_that_is_not_understood(serve, model, query, good):
     response = await client.post(f"/predict?{query}", **good)
     await check_error(response, 400, "bad_request", f"query parameter {wrong}:", "known are")
     await check_alive(client, **good)
+
+
+class Range(Parameters):
+    low: int = 0
+    high: int = 1
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError(f"low={self.low} is above high={self.high}")
+        return self
+
+
+class InRange(TensorTask):
+    Parameters: ClassVar[type[BaseModel]] = Range
+
+
+async def test_a_query_that_contradicts_itself(serve):
+    client = await serve(**{**TINY, "task": "tests.web.test_errors:InRange"})
+    response = await client.post("/predict?low=5", **GOOD_TENSOR)
+    said = "query parameters: low=5 is above high=1; known are: low, high"
+    await check_error(response, 400, "bad_request", said)
+    await check_alive(client, **GOOD_TENSOR)
 
 
 # 404, 405.

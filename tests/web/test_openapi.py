@@ -16,12 +16,12 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from batchserve.app import ROUTES
 from batchserve.config import Config
 from batchserve.tasks.base import Parameters, Task
 from batchserve.web.authority import is_administration
 from batchserve.web.formats import MSGPACK, NPY
 from batchserve.web.keys import REPOSITORY
+from batchserve.web.routes import ROUTES
 from tests.web.clients import Client
 
 # One thread: the models are small, and the cores may be busy.

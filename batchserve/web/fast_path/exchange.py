@@ -141,6 +141,8 @@ class Exchange:
             return
         if (error := slot.exception()) is not None:
             self._fail(error)
+        elif len(self._items) == 1:
+            self._encode((slot.result(),))
         elif not self._unanswered:
             self._encode([item.future.result() for item in self._items])
 
@@ -169,7 +171,7 @@ class Exchange:
         self._succeed(rows, outputs, body, perf_counter() - started_s)
 
     def _encode_row(self, row: Any) -> Any:
-        return FORMAT.encode(row, self.model.task, self._parameters)
+        return self.model.task.encode(row, self._parameters)
 
     def _content(self, outputs: list[Any]) -> dict[str, Any]:
         found = {"outputs": outputs} if self._is_list else {"output": outputs[0]}

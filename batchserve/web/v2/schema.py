@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 from batchserve.errors import BadRequest
+from batchserve.mistakes import explained_in_body, first_in
 from batchserve.web.v2.tensors import KNOWN
 
 # Of a tensor; numpy has no more.
@@ -156,9 +157,4 @@ def parse(model: type[M], data: bytes) -> M:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        mistake = error.errors(include_url=False, include_input=False)[0]
-        message = mistake["msg"].removeprefix("Value error, ")
-        if mistake["type"] == "json_invalid":
-            message = f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}"
-        where = ".".join(str(part) for part in mistake["loc"])
-        raise BadRequest(f"{where}: {message}" if where else message) from None
+        raise BadRequest(explained_in_body(first_in(error))) from None
