@@ -19,7 +19,7 @@ test: $(INSTALLED)
 check: $(INSTALLED) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers=auto
+	$(BIN)/mypy
 
 # Into site/. A link, an anchor or a picture that is not there is an error.
 docs: $(INSTALLED)
