@@ -11,8 +11,10 @@ from tests.web.clients import FAST
 
 @pytest.fixture(autouse=True)
 def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a thread without a trial, which these tests need not wait for."""
+    """Take a thread without a trial, and N without a second look: nobody need wait for them."""
     monkeypatch.setattr(warmup, "DOUBTFUL_S", 0)
+    monkeypatch.setattr(warmup, "SHORT_PASS_S", 0)
+    monkeypatch.setattr(warmup, "ROUNDS_S", 0)
 
 
 @pytest.fixture
