@@ -12,13 +12,14 @@ SIMULATE = $(BIN)/batchserve simulate docs/simulated.yaml --forward-ms 1:10,32:7
 serve: $(INSTALLED) photos
 	$(BIN)/batchserve serve config.yaml
 
+# Each process takes whole files, in order: what a file starts, it starts once.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers=auto
 
 # Into site/. A link, an anchor or a picture that is not there is an error.
 docs: $(INSTALLED)

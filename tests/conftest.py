@@ -3,7 +3,6 @@
 import asyncio
 import io
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 import skimage.data
+import torch
 from aiohttp.test_utils import TestClient
 from blockbuster import BlockBuster, blockbuster_ctx
 from PIL import Image
@@ -22,6 +22,7 @@ from batchserve.app import build_app
 from batchserve.config import Config
 from batchserve.config_file import read_config
 from batchserve.testing.serving import DoorServer
+from tests.ports import free_port
 
 # pytest-asyncio looks for a current loop, which would make one that nobody closes.
 asyncio.set_event_loop(None)
@@ -29,6 +30,12 @@ asyncio.set_event_loop(None)
 ROOT = Path(__file__).parent.parent
 
 MakeClient = Callable[..., Awaitable[TestClient[Any, Any]]]
+
+
+def pytest_configure() -> None:
+    """Share the cores out among the processes of `pytest -n`."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +93,7 @@ def shipped_config() -> Config:
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Redis, on a port of its own."""
     folder = tmp_path_factory.mktemp("redis")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     command = ["redis-server", "--port", str(port), "--save", "", "--dir", str(folder)]
     try:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from typing import Any
 
@@ -47,13 +48,16 @@ def extras() -> set[str]:
 
 def modules_of(distributions: set[str]) -> set[str]:
     """Return the top-level modules that these distributions install."""
-    return {
-        module
-        for module, by in packages_distributions().items()
-        if distributions & {normal(name) for name in by}
-    }
+    return {module for module, by in installed().items() if distributions & by}
 
 
+@cache
+def installed() -> dict[str, set[str]]:
+    """Return the distributions that have each top-level module."""
+    return {module: set(map(normal, by)) for module, by in packages_distributions().items()}
+
+
+@cache
 def imported() -> set[str]:
     found = {name.split(".")[0] for path in MODULES for name in imports_of(path)}
     return found - NOT_OURS

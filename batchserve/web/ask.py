@@ -12,6 +12,7 @@ from batchserve.repository import ModelVersion, Trial
 from batchserve.web.asking import Asking, EncodeOf, Q, Question
 from batchserve.web.keys import (
     ANSWER,
+    ARRIVED_S,
     CONFIG,
     METRICS,
     MODEL,
@@ -52,9 +53,10 @@ def terms_of(request: web.Request, model: ModelVersion) -> Terms:
     Raises:
         BadRequest: a header that means nothing.
     """
+    request[ARRIVED_S] = model.batcher.clock()
     return read_terms(
         request.headers,
-        model.batcher.clock(),
+        request[ARRIVED_S],
         request.app[CONFIG].server.default_timeout_ms,
         model.config.slo_ms,
     )
@@ -85,15 +87,14 @@ async def ask(
         DeadlineExceeded: there is no answer in time.
     """
     app, clock, trial = request.app, model.batcher.clock, request.get(TRIAL)
-    began_s = clock()
     asking, answered = Asking(terms, read, encode, app[POOL]), None
     try:
-        async with asyncio.timeout(terms.deadline_s - began_s) as asking.timeout:
+        async with asyncio.timeout(terms.deadline_s - clock()) as asking.timeout:
             if trial is not None and trial.takes(request[REQUEST_ID]):
                 answered = await asking.put_to_candidate(trial.version)
             question, answer = answered or await asking.put_to(model)
     except TimeoutError:
-        timeout_ms = max(1, round(1000 * (asking.terms.deadline_s - began_s)))
+        timeout_ms = max(1, round(1000 * (asking.terms.deadline_s - request[ARRIVED_S])))
         raise DeadlineExceeded(f"no answer within {timeout_ms} ms") from None
     request[MODEL], request[ANSWER] = answer.model, answer
     if record := request.get(RECORD):

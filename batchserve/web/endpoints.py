@@ -31,7 +31,7 @@ from batchserve.tasks.base import Task
 from batchserve.web.ask import ask, note_trial
 from batchserve.web.body import Body, fetch_inputs, read_body
 from batchserve.web.formats import STRUCTURED, wanted
-from batchserve.web.keys import CONFIG, METRICS, MODEL, POOL, REPOSITORY
+from batchserve.web.keys import ARRIVED_S, CONFIG, METRICS, MODEL, POOL, REPOSITORY
 from batchserve.web.predict import accepted_by, read_parameters, respond
 from batchserve.web.schema import endpoint_schema_of
 from batchserve.web.terms import ON_THE_WAY, read_terms
@@ -116,6 +116,7 @@ class Endpoint:
     def _terms(self, request: web.Request, model: ModelVersion | None) -> Terms:
         """Return until when there must be an answer: no client can have the promise put off."""
         now_s, most_ms = monotonic(), request.app[CONFIG].server.default_timeout_ms
+        request[ARRIVED_S] = now_s
         slo_ms = self._config.slo_ms
         if slo_ms is None:
             promised_ms = model.config.slo_ms if model else None

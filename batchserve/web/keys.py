@@ -36,6 +36,8 @@ SHADOW = web.AppKey("shadow", Shadow)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 SECONDS = web.RequestKey("seconds", float)
+# On the clock of batchers, as `time.monotonic`; a client's timeout counts from here.
+ARRIVED_S = web.RequestKey("arrived_s", float)
 MODEL = web.RequestKey("model", ModelVersion)
 TRIAL = web.RequestKey("trial", Trial)
 ANSWER = web.RequestKey("answer", Answer)

@@ -52,7 +52,10 @@ def listen(aiohttp_server) -> Callable[..., Awaitable[str]]:
 
 
 async def test_a_batchserve_needs_no_more_than_its_address(serve, bench, tmp_path: Path):
-    client = await serve(source="tests.models:tiny")
+    # A machine that is busy for a moment must not fill the queue.
+    client = await serve(
+        source="tests.models:tiny", batching={"max_batch_size": 4, "max_queue_size": 10_000}
+    )
     path = tmp_path / "numbers.json"
     result = await bench(
         str(client.make_url("/")), "--clients", "1,4", "--rate", "0.5x", "--slo-ms", "5000",

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import requests
 import yaml
 
 from tests.conftest import ROOT
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 PATIENCE_S = 90
@@ -63,13 +63,6 @@ def wait_for(condition: Callable[[], bool], server: Server) -> None:
         assert time.monotonic() < give_up, f"waited in vain:\n{server.output()}"
         # Another process on the real clock: there is nothing to await.
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def start(command: list[str], folder: Path, base: str = "", **environ: str) -> Server:

@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.conftest import ROOT, photo
 from tests.e2e.browser import SCREENSHOTS, Visit, keep_screenshot, run_chromium
-from tests.e2e.conftest import BIN, PATIENCE_S, Server, free_port, kill, start, wait_for
+from tests.e2e.conftest import BIN, PATIENCE_S, Server, kill, start, wait_for
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -15,12 +15,14 @@ import pytest
 import requests
 
 from tests.conftest import ROOT
-from tests.e2e.conftest import APP, BIN, GUNICORN, PATIENCE_S, Server, free_port, wait_for
+from tests.e2e.conftest import APP, BIN, GUNICORN, PATIENCE_S, Server, wait_for
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
 TINY = {"name": "tiny", "source": "tests.models:tiny", "device": "cpu"}
 BODY = {"input": [0.5] * 10}
+BOTH_WAYS = [[str(BIN / "batchserve"), "serve"], [*GUNICORN, APP]]
 
 
 def in_flight(server: Server) -> int:
@@ -28,7 +30,7 @@ def in_flight(server: Server) -> int:
     return int(float(text.split("batchserve_in_flight_items{")[1].split()[1]))
 
 
-@pytest.mark.parametrize("command", [[str(BIN / "batchserve"), "serve"], [*GUNICORN, APP]])
+@pytest.mark.parametrize("command", BOTH_WAYS)
 def test_both_ways_to_start_serve_the_same_config(launch, command):
     server = launch(TINY, command=command, server={"workers": 2})
     assert len(server.post(json=BODY).json()["output"]) == 10
@@ -75,7 +77,7 @@ def test_cores_are_shared_out_among_the_workers(launch):
         ({"source": "tests.models:tiny", "polcy": 1}, "unknown key"),
     ],
 )
-@pytest.mark.parametrize("command", [[str(BIN / "batchserve"), "serve"], [*GUNICORN, APP]])
+@pytest.mark.parametrize("command", BOTH_WAYS)
 def test_a_server_that_cannot_start_says_why_and_ends(launch, command, changes, message):
     server = launch({**TINY, **changes}, command=command, server={"workers": 2}, wait=False)
     assert server.process.wait(PATIENCE_S) != 0
@@ -128,7 +130,7 @@ def test_a_killed_worker_is_replaced(launch):
     assert len(server.workers()) == 2
 
 
-@pytest.mark.parametrize("command", [[str(BIN / "batchserve"), "serve"], [*GUNICORN, APP]])
+@pytest.mark.parametrize("command", BOTH_WAYS)
 def test_hup_with_a_broken_config_keeps_serving(launch, command, tmp_path: Path):
     server = launch(TINY, command=command)
     (tmp_path / "config.yaml").write_text("server: {}\n", encoding="utf-8")
@@ -192,18 +194,18 @@ def test_a_stop_while_the_models_load_is_obeyed(launch, with_signal):
     assert "Traceback" not in server.output()
 
 
-@pytest.mark.parametrize("command", [[str(BIN / "batchserve"), "serve"], [*GUNICORN, APP]])
 @pytest.mark.parametrize("bind", ["127.0.0.1:{port}", "unix:taken.sock"])
-def test_an_address_in_use_is_refused_and_left_alone(launch, tmp_path: Path, command, bind):
+def test_an_address_in_use_is_refused_and_left_alone(launch, tmp_path: Path, bind):
     bind = bind.format(port=free_port())
     first = launch(TINY, server={"bind": bind})
     first.log = first.log.rename(tmp_path / "first.log")
     folders = set(tmp_path.glob("batchserve-metrics-*"))
     assert len(folders) == 1
-    second = launch(TINY, server={"bind": bind}, command=command, wait=False)
-    assert second.process.wait(PATIENCE_S) != 0
-    assert f"{bind} is in use" in second.output()
-    assert "Traceback" not in second.output()
-    assert set(tmp_path.glob("batchserve-metrics-*")) == folders
+    for command in BOTH_WAYS:
+        second = launch(TINY, server={"bind": bind}, command=command, wait=False)
+        assert second.process.wait(PATIENCE_S) != 0
+        assert f"{bind} is in use" in second.output()
+        assert "Traceback" not in second.output()
+        assert set(tmp_path.glob("batchserve-metrics-*")) == folders
     assert first.stop() == 0
     assert not any(tmp_path.glob("batchserve-metrics-*"))

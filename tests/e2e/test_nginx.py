@@ -15,7 +15,8 @@ import yaml
 
 from batchserve.top.scrape import scrape
 from tests.conftest import ROOT, photo
-from tests.e2e.conftest import BIN, Server, free_port, kill, start, wait_for
+from tests.e2e.conftest import BIN, Server, kill, start, wait_for
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -13,7 +13,8 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.deploy.test_monitoring import dashboard, expressions, rules
-from tests.e2e.conftest import Server, free_port, kill, start, wait_for
+from tests.e2e.conftest import Server, kill, start, wait_for
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from tests.conftest import ROOT
-from tests.e2e.conftest import PATIENCE_S, Server, free_port, wait_for
+from tests.e2e.conftest import PATIENCE_S, Server, wait_for
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from batchserve import systemd
-from tests.e2e.conftest import BIN, free_port, wait_for
+from tests.e2e.conftest import BIN, wait_for
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -15,7 +15,8 @@ import yaml
 
 from batchserve import __version__
 from tests.conftest import ROOT
-from tests.e2e.conftest import Server, free_port, kill, start
+from tests.e2e.conftest import Server, kill, start
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -12,6 +12,7 @@ from batchserve.loading import load_module, place_module
 from batchserve.loading.aotinductor import CHECK_INPUTS, AOTInductor, inputs_in
 from batchserve.loading.program import Input
 from tests.loading.models import convolved
+from tests.loading.test_round_trip import assert_served
 
 # On a busy machine the C++ compiler takes its time.
 pytestmark = pytest.mark.timeout(300)
@@ -79,6 +80,10 @@ def test_memory_that_is_not_the_batchs_is_never_read(placed, batch):
         return
     with pytest.raises(RuntimeError, match="unmatched"):
         placed(batch)
+
+
+async def test_a_package_is_served(serve, configure, package):
+    await assert_served(serve, configure, {"source": str(package), "trust": True})
 
 
 def test_machine_code_needs_trust(refused, package):

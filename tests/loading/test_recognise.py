@@ -101,7 +101,9 @@ KNOWN = {
 
 @torchscript
 @pytest.mark.parametrize("name", ["model", "model.pt", "model.safetensors", "model.zip"])
-@pytest.mark.parametrize(("write", "known"), KNOWN.items(), ids=str)
+@pytest.mark.parametrize(
+    ("write", "known"), KNOWN.items(), ids=[write.__name__.lstrip("_") for write in KNOWN]
+)
 def test_a_format_is_known_whatever_the_file_is_called(
     tmp_path: Path, write: Write, known: Format, name: str
 ):

@@ -135,7 +135,7 @@ FORMATS = [
 ]
 
 
-async def _assert_served(serve: Any, configure: Any, described: Saved) -> None:
+async def assert_served(serve: Any, configure: Any, described: Saved) -> None:
     described = {"input_shape": [3, 8, 8], "batching": {"max_batch_size": 4}, **described}
     expected = convolved()
     batch = torch.randn(4, 3, 8, 8)
@@ -157,12 +157,7 @@ async def _assert_served(serve: Any, configure: Any, described: Saved) -> None:
 async def test_a_format_is_served(
     serve, configure, tmp_path, cache, save: Callable[[nn.Module, Path], Saved]
 ):
-    await _assert_served(serve, configure, save(convolved(), tmp_path))
-
-
-@pytest.mark.timeout(300)  # on a busy machine the C++ compiler takes its time
-async def test_an_aotinductor_package_is_served(serve, configure, package):
-    await _assert_served(serve, configure, {"source": str(package), **TRUSTED})
+    await assert_served(serve, configure, save(convolved(), tmp_path))
 
 
 @pytest.mark.parametrize("save", [_safetensors, _project], ids=["weights", "project"])
@@ -171,5 +166,5 @@ async def test_a_url_is_served(serve, configure, tmp_path, cache, site: Site, sa
     content = (tmp_path / described["source"]).read_bytes()
     described["source"] = site.put(described["source"], content)
     described["sha256"] = hashlib.sha256(content).hexdigest()
-    await _assert_served(serve, configure, described)
+    await assert_served(serve, configure, described)
     assert len(site.requests) == 1

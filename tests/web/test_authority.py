@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from aiohttp import web
 from batchserve.web.authority import is_administration
 from batchserve.web.keys import CONFIG, FOLLOWER
 from batchserve.web.routes import ROUTES
+from tests.ports import free_port
 from tests.web.clients import Client
 
 TOKEN = "correct-horse-battery"
@@ -167,13 +167,6 @@ async def test_the_token_is_shown_nowhere(guarded, caplog):
 
 
 # An address of its own.
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("kind", ["port", "wildcard", "unix"])

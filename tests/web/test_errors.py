@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gzip
 import io
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -864,6 +865,18 @@ async def test_the_time_that_the_client_gave_is_over(serve):
     assert (await running).status == 200
     await check_alive(client, **double(3))
     assert [batch[0].tolist() for batch in runner.batches] == [[1.0], [3.0]], "2 was computed"
+
+
+@BOTH_WAYS
+async def test_the_time_that_is_named_is_the_clients_on_a_busy_machine(serve, monkeypatch):
+    client = await serve(**DOUBLE)
+    runner, batcher = gate(client), batcher_of(client)
+    clock, delays_s = batcher.clock, itertools.count(step=0.002)
+    # From look to look, more time passes than is needed.
+    monkeypatch.setattr(batcher, "clock", lambda: clock() + next(delays_s))
+    late = await client.post("/predict", headers={"X-Request-Timeout-Ms": "100"}, **double(1))
+    await check_error(late, 504, "deadline_exceeded", "100 ms")
+    runner.release()
 
 
 @BOTH_WAYS

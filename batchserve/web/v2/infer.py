@@ -11,7 +11,7 @@ from batchserve.inference import Answer
 from batchserve.tasks.tensors import named_arrays
 from batchserve.web.ask import ask, find_model, headers_of, terms_of
 from batchserve.web.formats import JSON
-from batchserve.web.keys import POOL
+from batchserve.web.keys import ARRIVED_S, POOL
 from batchserve.web.v2.request import HEADER_LENGTH, InferQuestion, read_infer
 from batchserve.web.v2.response import encode_infer
 
@@ -30,12 +30,12 @@ async def infer(request: web.Request) -> web.Response:
     """Answer with the outputs of the model that the path names."""
     path, pool = request.match_info, request.app[POOL]
     model = find_model(request, path["name"], path.get("version"))
-    arrived_s, terms = model.batcher.clock(), terms_of(request, model)
+    terms = terms_of(request, model)
     question, answer = await ask(
         request,
         model,
         terms,
-        read=partial(read_infer, request, model, terms, arrived_s),
+        read=partial(read_infer, request, model, terms, request[ARRIVED_S]),
         encode=lambda row, _task: named_arrays(row),
     )
     coding = request.headers.get("Accept-Encoding", "").strip().lower()
