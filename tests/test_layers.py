@@ -71,6 +71,7 @@ HOMES = {
     "redis": ["stores.redis"],
     "sqlite3": ["stores.sqlite"],
     "simplejpeg": ["tasks"],
+    "simdjson": ["web.flat_json"],
     "PIL": ["tasks", "demo", "samples"],
     "requests": ["loading"],
     "safetensors": ["loading"],

@@ -51,6 +51,11 @@ class Task(ABC):
         return None
 
     @property
+    def flat_floats(self) -> bool:
+        """Whether an input is a list of fractions, which `decode` also takes as float64."""
+        return False
+
+    @property
     def labels(self) -> Sequence[str] | None:
         """The names of the classes that a row has scores for, if it has."""
         return None

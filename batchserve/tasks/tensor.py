@@ -34,6 +34,9 @@ class TensorTask(Task):
     def __init__(self, shape: tuple[int, ...] | None = None, dtype: str = "float32") -> None:
         self.shape = shape
         self.dtype = np.dtype(dtype)
+        # Somebody else's `decode` may be made for lists.
+        is_ours = type(self).decode is TensorTask.decode
+        self._flat_floats = is_ours and self.input_dims == 1 and self.dtype.kind == "f"
 
     @classmethod
     def from_config(cls, config: ModelConfig, module: torch.nn.Module) -> Self:
@@ -45,6 +48,10 @@ class TensorTask(Task):
     @property
     def input_dims(self) -> int | None:
         return None if self.shape is None else len(self.shape)
+
+    @property
+    def flat_floats(self) -> bool:
+        return self._flat_floats
 
     @property
     def fixed_shape(self) -> bool:

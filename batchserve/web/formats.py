@@ -16,6 +16,7 @@ from batchserve.tasks.base import Task
 from batchserve.tasks.tensors import named_arrays
 from batchserve.web.accept import preferred
 from batchserve.web.arrays import MARK, Array, array_in, read_npy, write_npy
+from batchserve.web.flat_json import flat_numbers
 from batchserve.web.schema import INPUT, ITSELF, PredictRequest
 
 JSON = "application/json"
@@ -108,6 +109,8 @@ class Json(Format):
     media_types = (JSON,)
 
     def parse(self, data: bytes, schema: type[PredictRequest], task: Task) -> Payloads:
+        if task.flat_floats and (numbers := flat_numbers(data)) is not None:
+            return [numbers], False
         if schema.untyped and (payloads := _plain(data, schema)):
             return payloads
         try:
