@@ -1,7 +1,7 @@
 """batchserve beside its peers: the same models, on the same machine, in turn.
 
     python benchmarks/compare.py run [--servers batchserve,mosec] [--workloads tiny,mlp]
-                                     [--clients 16,256] [--rounds 5] [--seconds 3]
+                                     [--clients 16,256] [--rounds 5] [--seconds 3] [--again]
     python benchmarks/compare.py publish     # pictures and tables from what `run` wrote
     python benchmarks/compare.py quick       # ours, the ideal and a bare handler
 
@@ -53,6 +53,9 @@ def _add_run(running: argparse.ArgumentParser) -> None:
     running.add_argument("--rounds", type=int, default=5)
     running.add_argument("--seconds", type=int, default=3, help="of a turn")
     running.add_argument("--results", type=Path, default=RESULTS, help="the file to write")
+    running.add_argument(
+        "--again", action="store_true", help="keep what the file has of other workloads"
+    )
     running.set_defaults(call=_run)
 
 
@@ -69,7 +72,16 @@ def _list_of(kind: type, known: list[str] | None = None) -> Callable[[str], list
 def _run(options: argparse.Namespace) -> None:
     clients = {name: [*(options.clients or CLIENTS[name])] for name in options.workloads}
     plan = Plan(options.servers, clients, options.rounds, options.seconds)
-    results = _measured(plan, options.results)
+    results = Results(plan.rounds, plan.seconds)
+    if options.again:
+        before = read(options.results)
+        if (before.rounds, before.seconds) != (plan.rounds, plan.seconds):
+            sys.exit(
+                f"--again: {options.results} has {before.rounds} rounds of {before.seconds:g} s; "
+                f"give --rounds {before.rounds} --seconds {before.seconds:g}"
+            )
+        results = before.without(plan.clients)
+    _measure(plan, results, options.results)
     console.print(Markdown(summary(results)))
     console.print(f"written: {options.results}; `compare.py publish` makes pictures and tables")
 
@@ -81,7 +93,8 @@ def _publish(options: argparse.Namespace) -> None:
 
 def _quick(_: argparse.Namespace) -> None:
     clients = {workload: [QUICK_CLIENTS] for workload in CLIENTS}
-    results = _measured(Plan(QUICK, clients, QUICK_ROUNDS, QUICK_SECONDS), None)
+    results = Results(QUICK_ROUNDS, QUICK_SECONDS)
+    _measure(Plan(QUICK, clients, QUICK_ROUNDS, QUICK_SECONDS), results, None)
     header = [f"{QUICK_CLIENTS} clients", *(f"{name}/s" for name in QUICK)]
     header += [f"{OURS} ÷ {name}" for name in QUICK[1:]]
     rows = [
@@ -90,11 +103,10 @@ def _quick(_: argparse.Namespace) -> None:
     console.print(Markdown(table(header, rows)))
 
 
-def _measured(plan: Plan, path: Path | None) -> Results:
+def _measure(plan: Plan, results: Results, path: Path | None) -> None:
     """Carry out a plan, with a bar that shows how far it is; write the results as they come."""
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (Debian: apt-get install wrk)")
-    results = Results(plan.rounds, plan.seconds)
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -113,7 +125,6 @@ def _measured(plan: Plan, path: Path | None) -> Results:
     for name, reasons in results.failures.items():
         for workload, reason in reasons.items():
             console.print(f"[red]{name} took no part in {workload}[/]: {reason}", markup=True)
-    return results
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ LONG_PASS_S = 2.0
 # And it does not end with a pass so short, which any other process can have spoilt.
 SHORT_PASS_S = 0.05
 # In the end all sizes are measured in turn, so often or so long: what else the machine does passes.
-ROUNDS, ROUNDS_S = 30, 1.0
+ROUNDS, ROUNDS_S = 30, 0.5
 # Below it, a disappointment is more likely the machine's than the model's.
 LEAST = 4
 MOST = 256

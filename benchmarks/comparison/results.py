@@ -3,7 +3,8 @@
 import os
 import platform
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,18 @@ class Results:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
+
+    def without(self, workloads: Collection[str]) -> "Results":
+        """Return what was measured of other workloads, to which these are to be added anew."""
+        failures = {
+            name: {one: why for one, why in reasons.items() if one not in workloads}
+            for name, reasons in self.failures.items()
+        }
+        return replace(
+            self,
+            failures={name: reasons for name, reasons in failures.items() if reasons},
+            visits=[visit for visit in self.visits if visit.workload not in workloads],
+        )
 
     def took_part(self, name: str, workload: str, settings: dict[str, Any]) -> None:
         self.settings.setdefault(name, {})[workload] = settings

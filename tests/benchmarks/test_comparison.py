@@ -124,6 +124,16 @@ def test_results_are_read_as_they_were_written(tmp_path: Path):
     assert "Mosec 0.9.8" in (tmp_path / "tiny.svg").read_text(encoding="utf-8")
 
 
+def test_a_workload_is_measured_again_beside_what_is_known_of_others():
+    found = results()
+    found.failed("ray", "image", "did not start")
+    left = found.without(["tiny"])
+    assert left.visits == []
+    assert left.failures == {"ray": {"image": "did not start"}}
+    assert found.without(["image"]).visits == found.visits
+    assert set(found.without(["image"]).failures["ray"]) == {"tiny"}
+
+
 def test_everybody_comes_first_once():
     present = [*"abc"]
     assert ["".join(rotated(present, turn)) for turn in range(4)] == ["abc", "bca", "cab", "abc"]
