@@ -137,7 +137,7 @@ def test_what_a_busy_machine_has_spoilt_throughout_the_search_is_measured_again(
     def timed(forward, items):
         passes.append(len(items))
         # Busy at first, whatever the size; quiet by the time that all sizes have been tried.
-        return 0.01 if len(items) == 1 or max(passes) == BIG else 0.04 * len(items)
+        return 0.01 if len(items) == 1 or max(passes) == BIG else 0.02 * len(items)
 
     monkeypatch.setattr("batchserve.runners.warmup._timed", timed)
     monkeypatch.setattr("batchserve.runners.warmup.SHORT_PASS_S", 1.0)
