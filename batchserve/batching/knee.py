@@ -1,10 +1,15 @@
-"""Up to which size larger batches pay: pure."""
+"""Which sizes to try, and up to which larger batches pay: pure."""
 
 from collections.abc import Mapping
 
 # A size pays if an item takes so much less in it; a search ends after so many in a row that do not.
 GAIN = 0.05
 DISAPPOINTMENTS = 2
+
+
+def powers_of_two(most: int) -> list[int]:
+    """Return 1, 2, 4 and so on, and the most itself."""
+    return [*(2**i for i in range(most.bit_length()) if 2**i < most), most]
 
 
 def largest_that_pays(seconds: Mapping[int, float]) -> int:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from batchserve.batching.knee import powers_of_two
 from batchserve.runners.comparison import largest_difference, largest_number
 from batchserve.runners.forward import Forward
 from batchserve.runners.layout import TOLERANCE
-from batchserve.runners.threads import choose_threads, powers_of_two
+from batchserve.runners.threads import choose_threads
 
 # What compiled code must save, or it was the machine.
 WORTH = 0.1

@@ -44,11 +44,6 @@ def choose_threads(
     return _fewest_that_pay({threads: min(took) for threads, took in seconds.items()})
 
 
-def powers_of_two(most: int) -> list[int]:
-    """Return 1, 2, 4 and so on, and the most itself."""
-    return [*(2**i for i in range(most.bit_length()) if 2**i < most), most]
-
-
 def _fewest_that_pay(seconds: Mapping[int, float]) -> int:
     best = 1
     for threads, took_s in seconds.items():

@@ -9,7 +9,12 @@ from statistics import median
 
 import torch
 
-from batchserve.batching.knee import DISAPPOINTMENTS, disappoints, largest_that_pays
+from batchserve.batching.knee import (
+    DISAPPOINTMENTS,
+    disappoints,
+    largest_that_pays,
+    powers_of_two,
+)
 from batchserve.runners.base import OutOfMemory, Runner
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
@@ -92,7 +97,7 @@ def sizes_to_try(forward: Forward, max_batch_size: int | None) -> int | None:
     """Return how many sizes `warm_up` runs; None: nobody knows before they are tried."""
     if forward.pad_to is not None:
         return 1
-    return None if max_batch_size is None else len(list(_sizes(max_batch_size)))
+    return None if max_batch_size is None else len(powers_of_two(max_batch_size))
 
 
 def _search(
@@ -129,7 +134,7 @@ def _measured_again(
 
 def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tuple[int, float]]:
     """Yield sizes with the seconds of a pass, as far as the memory suffices."""
-    for size in _sizes(most):
+    for size in powers_of_two(most):
         try:
             took_s = seconds_of_pass(forward, [example] * size)
         except OutOfMemory:
@@ -217,11 +222,3 @@ async def _answer(count: int) -> None:
         await asyncio.sleep(0)
     os.close(reading)
     os.close(writing)
-
-
-def _sizes(most: int) -> Iterator[int]:
-    size = 1
-    while size < most:
-        yield size
-        size *= 2
-    yield most

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.syntax import Syntax
 
+from batchserve.batching.knee import powers_of_two
 from batchserve.config import Config, ModelConfig
 from batchserve.config_file import read_config
 from batchserve.cores import usable_cores
@@ -18,7 +19,6 @@ from batchserve.memory import use_huge_pages
 from batchserve.plotting import check_plot
 from batchserve.repository.advice import ROOM_FOR_PASSES
 from batchserve.runners.candidate import Candidate, Subject
-from batchserve.runners.threads import powers_of_two
 from batchserve.runners.warmup import MOST
 from batchserve.tuning.budget import Budget
 from batchserve.tuning.changes import Changes, changes_for

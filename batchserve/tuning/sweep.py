@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from batchserve.batching.knee import disappoints
+from batchserve.batching.knee import disappoints, powers_of_two
 from batchserve.errors import LoadError
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.difference import Difference
@@ -215,7 +215,7 @@ class Sweep:
 
     def _go_round(self) -> None:
         """Time all sizes of all variants in turns, as the machine's pace varies."""
-        sizes, longest_s = list(_sizes(self._plan.largest)), self._plan.longest_s
+        sizes, longest_s = powers_of_two(self._plan.largest), self._plan.longest_s
         for number in range(ROUNDS):
             for size in sizes:
                 for outcome in self._alive:
@@ -271,14 +271,6 @@ def _expected_s(outcome: Outcome, size: int) -> float:
     seconds = outcome.seconds(outcome.threads)
     nearest = max((tried for tried in seconds if tried <= size), default=min(seconds))
     return seconds[nearest] * size / nearest
-
-
-def _sizes(largest: int) -> Iterator[int]:
-    size = 1
-    while size < largest:
-        yield size
-        size *= 2
-    yield largest
 
 
 def _first_line(error: Exception) -> str:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from batchserve.batching.knee import powers_of_two
 from batchserve.runners.forward import Forward
-from batchserve.runners.threads import choose_threads, powers_of_two
+from batchserve.runners.threads import choose_threads
 from batchserve.runners.warmup import warm_up
 from batchserve.tasks.tensor import TensorTask
 
