@@ -30,8 +30,6 @@ PERHAPS_AS_FAST, TRY_EVERY, FORGOTTEN = 0.9, 64, 0.02
 FIXED_SHARE = 0.5
 OBSERVATIONS_TO_TRUST = 4
 MOST_BUCKETS = 256
-# The best size moves slowly; to look for it after each pass costs more than a small model's pass.
-LOOK_EVERY = 8
 # Less than any pass takes; nothing can be learned from a clock that did not move.
 SHORTEST_S = 1e-7
 
@@ -191,7 +189,6 @@ class Cost:
         """Learn from a pass."""
         seconds = max(seconds, SHORTEST_S)
         curve = self._own_curve(key, size, seconds)
-        is_news = curve.passes < OBSERVATIONS_TO_TRUST or curve.is_stale(size)
         usual_s = curve.at(size)
         expected_s = self._drift.seconds(usual_s)
         ratio = min(max(seconds / expected_s, 1 / MOST_SURPRISE), MOST_SURPRISE)
@@ -207,9 +204,7 @@ class Cost:
             unexplained = ratio * expected_s / self._drift.seconds(usual_s)
             curve.bend(size, CURVE_WEIGHT * math.log(unexplained))
             self._deviation += DEVIATION_WEIGHT * (abs(ratio - 1) - self._deviation)
-        self._expected_s.clear()
-        if is_news or curve.passes % LOOK_EVERY == 0:
-            self._found.clear()
+        self._forget_found()
         curve.count(size)
         self._count_full(key, curve, size)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from batchserve.batching.cost import FIRST_DEVIATION, LOOK_EVERY, MOST_BUCKETS, TRY_EVERY, Cost
+from batchserve.batching.cost import FIRST_DEVIATION, MOST_BUCKETS, TRY_EVERY, Cost
 
 N = 16
 SIZES = (1, 2, 4, 8, 16)
@@ -278,11 +278,10 @@ def test_no_more_buckets_are_remembered_than_a_bound_and_those_in_use_stay():
     assert cost.seconds("in use", 4) == pytest.approx(7 * usual(4), rel=0.2)
 
 
-def test_what_was_reckoned_is_forgotten_within_a_few_passes():
+def test_what_was_reckoned_is_forgotten_with_the_next_pass():
     cost = seeded()
     for most in range(1, N + 1):
         cost.limit("key", most)
     assert len(cost._found) <= N + 1
-    for _ in range(LOOK_EVERY):
-        cost.observe("key", 1, usual(1))
+    cost.observe("key", 1, usual(1))
     assert len(cost._found) <= 1
