@@ -25,7 +25,8 @@ from comparison.wrk import parse
 from PIL import Image
 from torchvision.transforms import v2
 
-from batchserve.config import Config
+from batchserve.config import Config, ModelConfig
+from batchserve.tasks.image_classification import ImageClassification
 from tests.conftest import ROOT, photo
 
 PRINTED = """\
@@ -183,6 +184,20 @@ def test_a_batch_gets_the_answers_of_each_alone_and_another_answer_is_noticed(wo
         assert reference.difference((place + 1) % len(outputs), output) > tolerance
     with pytest.raises(ValueError, match="oops"):
         reference.difference(0, "oops")
+
+
+@pytest.mark.parametrize(("interpolation", "is_right"), [("bilinear", True), ("nearest", False)])
+def test_our_own_way_with_images_is_one_of_torchvisions_two(interpolation, is_right):
+    reference, workload = Reference("image"), WORKLOADS["image"]
+    described = Batchserve("x", "x").config("image")["models"][0]
+    config = ModelConfig(**described, image={"interpolation": interpolation})
+    task, model = ImageClassification(config.image), workload.model()
+    differences = []
+    for place, payload in enumerate(reference.payloads):
+        with torch.inference_mode():
+            row = model(task.preprocess(task.decode(payload)[None]))
+        differences.append(reference.difference(place, workload.encode(row)[0]))
+    assert (max(differences) <= reference.tolerance(tuned=False)) is is_right
 
 
 def test_photos_are_cut_as_torchvision_does_it():
