@@ -26,6 +26,7 @@ BATCHING = [
     ["batching.cost"],
     ["batching.bucket"],
     ["batching.policy", "batching.admission"],
+    ["batching.in_flight"],
     ["batching.scheduler"],
     ["batching.configured"],
 ]

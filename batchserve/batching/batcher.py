@@ -1,4 +1,4 @@
-"""The batcher: one coroutine that collects items, runs them in batches and resolves their futures.
+"""The batcher: a loop that collects items, runs them in batches and resolves their futures.
 
 It waits and acts; what goes next, and who is let in, is decided by the `Scheduler`, which holds
 everything that waits.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchserve.batch import Batch, Fault, Item, Terms
 from batchserve.batching.passes import Passes
+from batchserve.batching.policy import Wait
 from batchserve.batching.scheduler import Scheduler
 from batchserve.errors import (
     DeadlineExceeded,
@@ -36,6 +37,9 @@ MakeFuture = Callable[[], "asyncio.Future[Any]"]
 # handlers start: one turn to read, one to run what the reading woke, and that once more for the
 # clients who answer at once to the batch before.
 TURNS_TO_LET_IN = 3
+# So long before the device is free, the next batch is handed to it, if that is full by then: who
+# comes later could not join it. In the meantime the loop may be busy.
+LEAD_S = 0.01
 # How often one that is being emptied is looked at.
 LOOK_S = 0.05
 # A hung pass is noticed late by this share of the time it is given.
@@ -125,7 +129,8 @@ class Batcher:
         self.passes = Passes(name, scheduler, runner, on_batch, on_fault, clock)
         self._hang_s = hang_s
         self._arriving: set[Arrival] = set()
-        self._computing: Batch | None = None
+        self._computing: set[Batch] = set()
+        self._collecting = asyncio.Lock()
         self._draining = False
         self._news: asyncio.Future[None] | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -233,8 +238,8 @@ class Batcher:
 
     @property
     def in_flight(self) -> int:
-        """Items in the forward pass that is running."""
-        return self.scheduler.running
+        """Items that the device has been given."""
+        return self.scheduler.in_flight.items
 
     def __repr__(self) -> str:
         return f"<Batcher {self.name} | {self.queued} queued, {self.in_flight} in flight>"
@@ -242,32 +247,56 @@ class Batcher:
     # The loop.
 
     async def run(self) -> None:
+        """Serve for ever: where a runner queues, one batch is collected while one is computed."""
+        async with asyncio.TaskGroup() as lanes:
+            for _ in range(1 + self.runner.queues):
+                lanes.create_task(self._serve())
+
+    async def _serve(self) -> None:
         """Collect, forward, resolve, for ever. Nothing that an item does can end this."""
         while self.lost is None:
             try:
-                self._computing = await self._collect()
-                await self.passes.compute(self._computing)
+                async with self._collecting:
+                    batch = await self._collect()
+                    self._computing.add(batch)
+                await self.passes.compute(batch)
+                self._computing.discard(batch)
             except DeviceLost as error:
                 self._lose(Fault.DEVICE_LOST, f"the device does not answer any more ({error})")
             except Exception:
                 logger.exception("%s: a bug in batchserve; everything that waits gets 500", self)
                 self._fail_everything(InternalError("the batcher failed; this is a bug"))
-            self._computing = None
+            self._wake()
 
     async def _collect(self) -> Batch:
         while True:
-            # Nobody needs to be let in where a full batch waits already; but whom the batch before
-            # has answered shall not wait for the end of this one.
-            is_full = self.scheduler.holds_full_batch(self.clock())
-            turns = self.runner.holds_up_the_loop if is_full else TURNS_TO_LET_IN
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            decision = self.scheduler.next_batch(
-                self.clock(), len(self._arriving), draining=self._draining
-            )
+            if not self._computing:
+                await self._let_in()
+            decision = self._decide()
             if isinstance(decision, Batch):
                 return decision
             await self._wait_for_news(decision.until_s)
+
+    async def _let_in(self) -> None:
+        """Give the loop turns in which newcomers are read.
+
+        Nobody needs to be let in where a full batch waits already; but whom the batch before has
+        answered shall not wait for the end of this one.
+        """
+        is_full = self.scheduler.holds_full_batch(self.clock())
+        turns = self.runner.holds_up_the_loop if is_full else TURNS_TO_LET_IN
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    def _decide(self) -> Batch | Wait:
+        now_s = free_s = self.clock()
+        if self._computing:
+            free_s = self.scheduler.in_flight.free_s(now_s)
+            if now_s < free_s - LEAD_S:
+                return Wait(free_s - LEAD_S)
+            if not self.scheduler.holds_full_batch(now_s):
+                return Wait(math.inf)
+        return self.scheduler.next_batch(free_s, len(self._arriving), draining=self._draining)
 
     # The parts of it.
 
@@ -298,12 +327,12 @@ class Batcher:
         """Notice a pass that never returns; one on the loop's own thread, Gunicorn notices."""
         while self.lost is None:
             await asyncio.sleep(WATCH_SHARE * self._hang_s)
-            if self.scheduler.running_since(self.clock()) > self._hang_s:
+            if self.scheduler.in_flight.since(self.clock()) > self._hang_s:
                 self._give_up_pass(f"a forward pass has not returned for {self._hang_s:g} s")
 
     def _give_up_pass(self, reason: str) -> None:
         late = DeadlineExceeded(f"not computed: {reason}")
-        for item in self._computing.items if self._computing else []:
+        for item in self._items_computing():
             item.fail(late)
         self._lose(Fault.HUNG, reason)
 
@@ -324,7 +353,9 @@ class Batcher:
         self._fail_everything(error)
 
     def _fail_everything(self, error: RequestError) -> None:
-        computing = self._computing.items if self._computing else []
-        for item in [*computing, *self.scheduler.take_all()]:
+        for item in [*self._items_computing(), *self.scheduler.take_all()]:
             item.fail(error)
-        self._computing = None
+        self._computing.clear()
+
+    def _items_computing(self) -> list[Item]:
+        return [item for batch in self._computing for item in batch.items]

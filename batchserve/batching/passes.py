@@ -77,7 +77,7 @@ class Passes:
         parts = [batch]
         while parts:
             part = self._alive(parts.pop())
-            self._scheduler.retrying(parts)
+            self._scheduler.in_flight.retrying(batch, parts)
             if not part.items:
                 continue
             if len(part) > self._scheduler.memory.of(part.bucket_key, self._clock()):
@@ -102,10 +102,11 @@ class Passes:
         return batch
 
     async def _forward(self, batch: Batch) -> Sequence[Any] | Exception:
+        # If another is computed still, both are set anew when that is over.
         batch.started_s = self._clock()
         for item in batch.items:
             item.batch = batch
-        self._scheduler.started(batch)
+        self._scheduler.in_flight.add(batch)
         outcome = await self._rows_of([item.tensor for item in batch.items])
         now_s = self._clock()
         batch.forward_s = now_s - batch.started_s

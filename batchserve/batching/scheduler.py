@@ -2,7 +2,7 @@
 
 The time comes in as an argument, so that tests and simulations run exactly what production runs.
 The mutable state is the buckets of items, the places that are held for requests which are being
-decoded, and what is known of the pass that is running.
+decoded, and what is in flight.
 """
 
 import math
@@ -20,6 +20,7 @@ from batchserve.batching.admission import (
 from batchserve.batching.arrivals import Arrivals
 from batchserve.batching.bucket import Bucket, Lane, Load
 from batchserve.batching.cost import Cost
+from batchserve.batching.in_flight import InFlight
 from batchserve.batching.memory_limit import MemoryLimit
 from batchserve.batching.policy import Close, Policy, View, Wait
 from batchserve.batching.shares import Shares
@@ -54,14 +55,13 @@ class Scheduler:
         self.policy = policy
         self.cost = cost
         self.memory = MemoryLimit(policy.max_batch_size)
+        self.in_flight = InFlight(cost)
         self._max_queue_size = max_queue_size
         self._buckets: dict[Hashable, Bucket] = {}
         self._shares = Shares()
         self.queued = 0  # items that wait for a pass
         self._held: dict[Hashable, tuple[Priority, int]] = {}
         self._places_held = 0
-        self._running: Batch | None = None
-        self._to_retry: Sequence[Batch] = ()  # parts of a batch that has failed
         self._toll = Toll()
         self._free_since_s = 0.0
         self._decode_s = 0.0
@@ -119,6 +119,7 @@ class Scheduler:
 
     def take_all(self) -> list[Item]:
         """Take everything that waits, whatever becomes of it."""
+        self.in_flight.retry_nothing()
         items = [item for bucket in self._buckets.values() for item in bucket.take_all()]
         self._buckets.clear()
         self.queued = 0
@@ -129,27 +130,17 @@ class Scheduler:
         """Places in the queue: with an item in them, or held for one that is being decoded."""
         return self.queued + self._places_held
 
-    @property
-    def running(self) -> int:
-        """Items in the pass that is running."""
-        return len(self._running) if self._running else 0
-
-    def running_since(self, now_s: float) -> float:
-        """Return for how many seconds the pass that is running has been; 0: none is."""
-        return now_s - self._running.started_s if self._running else 0.0
-
     # What goes next.
 
     def next_batch(self, now_s: float, arriving: int, *, draining: bool) -> Batch | Wait:
-        """Return the batch to compute now, or until when to wait for more.
+        """Return the batch to compute next, or until when to wait for more.
 
         Args:
-            now_s: the device is free.
+            now_s: when the device is free.
             arriving: requests that are being read or decoded.
             draining: nobody is waited for.
         """
         until_s = math.inf
-        self._to_retry = ()  # whatever has become of them: the device is free
         for bucket in list(self._buckets.values()):
             self._give_up(bucket, now_s)
         for bucket in sorted(self._buckets.values(), key=self._turn_of):
@@ -172,17 +163,9 @@ class Scheduler:
         decision = self.policy.decide(bucket, self._view(bucket, now_s, arriving=1, draining=False))
         return isinstance(decision, Close) and decision.reason is CloseReason.FULL
 
-    def started(self, batch: Batch) -> None:
-        """A pass has begun."""
-        self._running = batch
-
-    def retrying(self, parts: Sequence[Batch]) -> None:
-        """These parts of a batch that has failed are computed before anything else."""
-        self._to_retry = parts
-
     def finished(self, batch: Batch, now_s: float, *, succeeded: bool) -> None:
         """A pass has ended, after `batch.forward_s`."""
-        self._running = None
+        self.in_flight.remove(batch, now_s)
         self._free_since_s = now_s
         self._toll.observe(batch.forward_s, again=batch.reason is CloseReason.RETRY)
         if succeeded:
@@ -336,14 +319,14 @@ class Scheduler:
             loads[None] = self._loads_held()
         slack_s = {bucket.key: bucket.due_s - now_s for bucket in self._buckets.values()}
         return Backlog(
-            loads, self._busy_s(now_s), self._decode_s, self._arrivals.rate(now_s),
+            loads, self.in_flight.busy_s(now_s), self._decode_s, self._arrivals.rate(now_s),
             self._arrivals.rates(now_s), slack_s, self._toll.factor,
         )  # fmt: skip
 
     def _is_surely_in_time(self, count: int, terms: Terms, now_s: float) -> bool:
         """Whether even one by one all would be computed in time: most often, and soon told."""
         waiting = self.queued + self._places_held
-        busy_s = self._busy_s(now_s)
+        busy_s = self.in_flight.busy_s(now_s)
         if not (waiting or busy_s):
             return True
         seconds = self.cost.seconds
@@ -369,19 +352,5 @@ class Scheduler:
             loads[priority] = Load(before.items + count, before.requests + 1)
         return loads
 
-    def _busy_s(self, now_s: float) -> float:
-        """What is left of the pass that is running, and of the batch that it is a part of.
-
-        A pass that is over its time may go on as long.
-        """
-        busy_s = 0.0
-        if self._to_retry:
-            busy_s = sum(self.cost.seconds(part.bucket_key, len(part)) for part in self._to_retry)
-        if self._running is not None:
-            running = self._running
-            expected_s = self.cost.seconds(running.bucket_key, len(running))
-            busy_s += abs(running.started_s + expected_s - now_s)
-        return busy_s
-
     def __repr__(self) -> str:
-        return f"<Scheduler | {self.queued} queued, {self.running} running>"
+        return f"<Scheduler | {self.queued} queued, {self.in_flight.items} in flight>"

@@ -25,10 +25,12 @@ class Runner(Protocol):
     Attributes:
         name: for operators, as in `thread`.
         holds_up_the_loop: nothing else happens during a pass.
+        queues: takes the next batch while a pass is running, and begins with it by itself.
     """
 
     name: str
     holds_up_the_loop: bool
+    queues: bool
 
     async def forward(self, tensors: Sequence["torch.Tensor"]) -> Sequence[Any]:
         """Return one row for each tensor, in order, or a `RowFault` in its place.

@@ -11,6 +11,7 @@ from batchserve.runners.forward import Forward
 class InlineRunner:
     name = "inline"
     holds_up_the_loop = True
+    queues = False
 
     def __init__(self, forward: Forward) -> None:
         self._forward: Forward | None = forward

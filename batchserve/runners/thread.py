@@ -49,6 +49,7 @@ class ThreadRunner:
 
     name = "thread"
     holds_up_the_loop = False
+    queues = True
 
     def __init__(self, forward: Forward) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()

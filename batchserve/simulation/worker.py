@@ -182,7 +182,7 @@ class Worker:
         batch.started_s = now_s
         for item in batch.items:
             item.batch = batch
-        self.scheduler.started(batch)
+        self.scheduler.in_flight.add(batch)
         self._loop.take(now_s, self._machine.batch_s)
         seconds = self._machine.pass_s(len(batch), now_s, self._rng)
         self._agenda.at(now_s + seconds, self._on_loop, 0.0, self._finish, batch)

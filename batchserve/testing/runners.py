@@ -17,6 +17,7 @@ class FakeRunner:
 
     name = "fake"
     holds_up_the_loop = False
+    queues = False
 
     def __init__(
         self,

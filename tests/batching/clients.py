@@ -54,13 +54,13 @@ def check_empty(batcher: Batcher) -> None:
     """Nothing is left of any request."""
     assert repr(batcher) == f"<Batcher {batcher.name} | 0 queued, 0 in flight>"
     assert batcher._arriving == set()
-    assert batcher._computing is None
+    assert not batcher._computing
     check_scheduler_empty(batcher.scheduler)
 
 
 def check_scheduler_empty(scheduler: Scheduler) -> None:
     """Nothing waits, and nothing is left of what did."""
-    assert (scheduler.queued, scheduler.running, scheduler.taken) == (0, 0, 0)
+    assert (scheduler.queued, scheduler.in_flight.items, scheduler.taken) == (0, 0, 0)
     assert scheduler._buckets == {}
     assert scheduler._held == {}
 

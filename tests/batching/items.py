@@ -74,7 +74,7 @@ def compute(
 ) -> float:
     """Let a pass take so long; return when it has ended."""
     batch.started_s = now_s
-    scheduler.started(batch)
+    scheduler.in_flight.add(batch)
     batch.forward_s = seconds
     scheduler.finished(batch, now_s + seconds, succeeded=succeeded)
     return now_s + seconds

@@ -23,7 +23,7 @@ from batchserve.batching.cost import Cost
 from batchserve.batching.policy import AdaptivePolicy
 from batchserve.batching.scheduler import Scheduler
 from batchserve.errors import Overloaded, QueueFull, TooLarge
-from tests.batching.items import BULK, INTERACTIVE, NEVER_S, NORMAL, compute, item, put
+from tests.batching.items import BULK, INTERACTIVE, NEVER_S, NORMAL, item, put
 
 N = 4
 # One item at a time: 1 s each, and no sharing.
@@ -225,7 +225,7 @@ def serve_under_load(load: float, noise: float, seconds: float) -> tuple[int, in
             running = decision
             running.started_s = free_s
             running.forward_s = (0.008 + 0.001 * len(running)) * chance.lognormvariate(0, noise)
-            scheduler.started(running)
+            scheduler.in_flight.add(running)
             free_s += running.forward_s
         number += 1
         terms = Terms(now_s + 0.060, now_s + 30.0)
@@ -257,11 +257,32 @@ def test_a_pass_that_is_over_its_time_may_go_on_as_long():
     batch = scheduler.next_batch(0.0, 0, draining=False)
     assert isinstance(batch, Batch)
     batch.started_s = 0.0
-    scheduler.started(batch)
+    scheduler.in_flight.add(batch)
     left_s = [scheduler.backlog_s(now_s) for now_s in (0.25, 1.5, 9.0)]
     assert left_s == pytest.approx([0.75, 0.5, 8.0])
-    compute(scheduler, batch, 0.0, 9.0)
+    batch.forward_s = 9.0
+    scheduler.finished(batch, 9.0, succeeded=True)
     assert scheduler.backlog_s(9.0) == 0.0
+
+
+def test_what_the_device_has_been_given_to_go_on_with_is_ahead_of_everybody():
+    scheduler = Scheduler(AdaptivePolicy(1), cost_of({1: 1.0}), 10)
+    put(scheduler, item("a"), item("b"))
+    first, second = (scheduler.next_batch(0.0, 0, draining=False) for _ in range(2))
+    assert isinstance(first, Batch)
+    assert isinstance(second, Batch)
+    for batch in (first, second):
+        scheduler.in_flight.add(batch)
+    assert scheduler.in_flight.items == 2
+    assert scheduler.backlog_s(0.25) == pytest.approx(0.75 + 1.0)
+    assert scheduler.in_flight.free_s(0.25) == pytest.approx(2.0)
+    # Being overdue, it may end at any moment.
+    assert scheduler.in_flight.free_s(1.5) == pytest.approx(2.5)
+    first.forward_s = 2.0
+    scheduler.finished(first, 2.0, succeeded=True)
+    assert (second.formed_s, second.started_s) == (2.0, 2.0)
+    assert scheduler.in_flight.since(2.5) == 0.5
+    assert scheduler.in_flight.free_s(2.5) - 2.0 == scheduler.cost.seconds("key", 1)
 
 
 # What fails, and is tried again.
@@ -271,11 +292,12 @@ def test_parts_of_a_failed_batch_are_ahead_of_everybody():
     scheduler = Scheduler(AdaptivePolicy(N), cost_of(ONE_BY_ONE), 100)
     terms = Terms(due_s=2.5, deadline_s=NEVER_S)
     half = Batch([item(), item()], CloseReason.RETRY, 0.0)
-    scheduler.retrying([half])
+    failed = Batch([*half.items], CloseReason.FULL, 0.0)
+    scheduler.in_flight.retrying(failed, [half])
     with pytest.raises(Overloaded):
         scheduler.check(1, terms, now_s=0.0)
-    # The device is free: they are not there any more, whatever has become of them.
-    scheduler.next_batch(0.0, 0, draining=False)
+    assert scheduler.in_flight.free_s(1.0) == 1.0 + scheduler.cost.seconds("key", 2)
+    scheduler.in_flight.retrying(failed, [])
     scheduler.check(1, terms, now_s=0.0)
 
 

@@ -305,8 +305,8 @@ def test_places_are_items_that_wait_and_those_held_for_what_is_decoded():
     scheduler.withdraw("b")
     scheduler.check(3, Terms(NEVER_S, NEVER_S), 0.0)
     batch = next_batch(scheduler)
-    scheduler.started(batch)
-    assert (scheduler.running, scheduler.taken) == (2, 0)
+    scheduler.in_flight.add(batch)
+    assert (scheduler.in_flight.items, scheduler.taken) == (2, 0)
 
 
 def test_ten_thousand_withdrawals_leave_nothing():
@@ -372,7 +372,7 @@ def test_taking_all_leaves_nothing():
     scheduler = scheduler_of(*items)
     assert {id(each) for each in scheduler.take_all()} == {id(each) for each in items}
     check_scheduler_empty(scheduler)
-    assert repr(scheduler) == "<Scheduler | 0 queued, 0 running>"
+    assert repr(scheduler) == "<Scheduler | 0 queued, 0 in flight>"
 
 
 def test_a_pass_of_bulk_elsewhere_does_not_put_newcomers_behind_those_who_wait():

@@ -130,7 +130,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.check_batch(decision)
         self.note_whom_it_passed(decision)
         decision.started_s = self.now_s
-        self.scheduler.started(decision)
+        self.scheduler.in_flight.add(decision)
         self.running = decision
 
     @precondition(lambda self: self.running is not None)
@@ -242,7 +242,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         held = sum(request.count for request in self.held)
         assert self.scheduler.taken == self.scheduler.queued + held <= MAX_QUEUE_SIZE
         assert self.scheduler.queued >= len(self.alive()), "an item is lost"
-        assert self.scheduler.running == (len(self.running) if self.running else 0)
+        assert self.scheduler.in_flight.items == (len(self.running) if self.running else 0)
 
     @invariant()
     def what_is_ahead_can_be_told(self) -> None:

@@ -125,6 +125,19 @@ async def test_a_waiter_who_has_left_disturbs_nobody(error):
     runner.close()
 
 
+async def test_the_next_pass_begins_though_the_loop_has_no_time():
+    module = Held()
+    runner = runner_of(module)
+    waiters = [asyncio.create_task(runner.forward([ITEM])) for _ in range(2)]
+    await module.wait_started()
+    module.gate.release(2)
+    assert module.started.acquire(
+        timeout=10
+    )  # on the loop's own thread, which so does nothing else
+    await asyncio.gather(*waiters)
+    runner.close()
+
+
 async def test_a_pass_that_nobody_waits_for_any_more_is_not_begun():
     module = Held()
     runner = runner_of(module)

@@ -328,8 +328,8 @@ async def terms_of(client: Client, **request: Any) -> tuple[Terms, float]:
     before_s = batcher.clock()
     asking = asyncio.create_task(client.post(PATH, **request))
     await runner.wait_started()
-    assert batcher._computing is not None
-    terms = batcher._computing.items[0].terms
+    (computing,) = batcher._computing
+    terms = computing.items[0].terms
     runner.release()
     assert (await asking).status == 200
     return terms, before_s
@@ -590,17 +590,19 @@ async def test_an_item_on_which_the_model_fails(serve):
 async def test_a_full_queue(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1, "max_queue_size": 1})
     runner = gate(client)
-    first = asyncio.create_task(client.post(PATH, **binary({"input": X[:1]})))
+    batcher = batcher_of(client)
+    asked = [asyncio.create_task(client.post(PATH, **binary({"input": X[:1]})))]
     await runner.wait_started()
-    second = asyncio.create_task(client.post(PATH, **binary({"input": X[:1]})))
-    await until(lambda: batcher_of(client).queued == 1)
+    for look in (lambda: batcher.in_flight == 2, lambda: batcher.queued == 1):
+        asked.append(asyncio.create_task(client.post(PATH, **binary({"input": X[:1]}))))
+        await until(look)
     response = await client.post(PATH, **binary({"input": X[:1]}))
     assert response.status == 503
     assert int(response.headers["Retry-After"]) >= 1
     assert (await response.json())["code"] == "queue_full"
-    runner.release()
-    runner.release()
-    assert [(await answer).status for answer in (first, second)] == [200, 200]
+    for _ in asked:
+        runner.release()
+    assert [(await answer).status for answer in asked] == [200] * 3
 
 
 # Paths.
