@@ -51,3 +51,13 @@ class Witness(nn.Module):
         doubled = torch.where(markers == self.NAN, torch.nan, 2 * numbers)
         # Both are whole numbers that fp32 holds exactly.
         return torch.stack([doubled, torch.full_like(doubled, os.getpid())], dim=1)
+
+
+class Sleeper(nn.Module):
+    """Takes time and no CPU, as a device does, and the same for any number of items."""
+
+    PASS_S = 0.02
+
+    def forward(self, batch: Tensor) -> Tensor:
+        time.sleep(self.PASS_S)
+        return batch

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from batchserve.batching.knee import powers_of_two
 from batchserve.runners.forward import Forward
-from batchserve.runners.threads import choose_threads
+from batchserve.runners.threads import REQUEST_S, choose_threads, seconds_of_batch
 from batchserve.runners.warmup import warm_up
 from batchserve.tasks.tensor import TensorTask
 
@@ -53,6 +53,27 @@ def test_threads_that_make_a_pass_faster_are_used():
 @pytest.mark.parametrize("together_s", [0.02, 0.2])
 def test_threads_that_do_not_are_left_to_others(together_s):
     assert choose_threads(forward_of(Takes({1: 0.02, 2: together_s})), ITEMS) == 1
+
+
+def test_cores_that_a_pass_takes_are_missed_by_the_requests():
+    alone_s = len(ITEMS) * REQUEST_S * 10
+    # Faster by a third, but with all cores for as long as that.
+    assert choose_threads(forward_of(Takes({1: alone_s, 2: alone_s * 0.66})), ITEMS) == MOST
+    items = ITEMS * 20
+    assert choose_threads(forward_of(Takes({1: alone_s, 2: alone_s * 0.66})), items) == 1
+
+
+@pytest.mark.parametrize(
+    ("threads", "pass_s", "requests_s", "cores", "expected_s"),
+    [
+        (1, 4.0, 1.0, 2, 4.0),  # the pass, on its one core
+        (1, 1.0, 4.0, 2, 4.0),  # the loop, on its own
+        (2, 4.0, 1.0, 2, 4.5),  # both, on all
+        (2, 4.0, 1.0, 16, 4.0),
+    ],
+)
+def test_whatever_takes_longest_decides(threads, pass_s, requests_s, cores, expected_s):
+    assert seconds_of_batch(threads, pass_s, requests_s, cores) == expected_s
 
 
 def test_one_thread_needs_no_trial():
