@@ -19,6 +19,7 @@ ONES = {
     "aten::max_pool2d": "dilation",
     "aten::max_pool3d": "dilation",
 }
+CONVOLUTIONS = ("aten::conv2d", "aten::conv3d", "aten::_convolution")
 CONSTANTS = ("prim::Constant", "prim::ConstantMKLDNNTensor")
 
 
@@ -57,7 +58,7 @@ def optimised(
     would split each Linear layer into a product and a sum.
 
     Args:
-        module: in evaluation mode, with what is constant on the device already.
+        module: on the device, with its constants.
         device: where it runs.
         dtype: of its weights.
 
@@ -66,7 +67,7 @@ def optimised(
     """
     try:
         with _undeprecated():
-            frozen: torch.jit.ScriptModule = torch.jit.freeze(module)
+            frozen: torch.jit.ScriptModule = torch.jit.freeze(module.eval())
             if device.type == "cpu" and dtype == torch.float32 and _can_be_packed(frozen):
                 return _packed(frozen)
     except RuntimeError as error:
@@ -86,9 +87,12 @@ def _packed(frozen: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 
 def _can_be_packed(frozen: torch.jit.ScriptModule) -> bool:
-    """Whether oneDNN has all that it would be given, for images of any size."""
+    """Whether that pays, and oneDNN has all that it would be given, for images of any size.
+
+    Without a convolution only Linear layers are changed: a perceptron was no faster for that.
+    """
     graph: Any = frozen.graph
-    return all(
+    return any(map(graph.findAllNodes, CONVOLUTIONS)) and all(
         set(node.namedInput(name).toIValue() or ()) == {1}
         for kind, name in ONES.items()
         for node in graph.findAllNodes(kind)
