@@ -19,7 +19,6 @@ ONES = {
     "aten::max_pool2d": "dilation",
     "aten::max_pool3d": "dilation",
 }
-CONVOLUTIONS = ("aten::conv2d", "aten::conv3d", "aten::_convolution")
 CONSTANTS = ("prim::Constant", "prim::ConstantMKLDNNTensor")
 
 
@@ -54,7 +53,7 @@ def optimised(
     """Make a module faster, with nothing left to compile: batches of all sizes are served so.
 
     Weights become constants, and layers are folded into each other. On a CPU, in fp32, weights are
-    packed for oneDNN, too: in half precision a pass was 30 times as slow for that. On a GPU packing
+    packed, too, of convolutions for oneDNN: in half precision a pass was 30 times as slow for that. On a GPU packing
     would split each Linear layer into a product and a sum.
 
     Args:
@@ -87,12 +86,9 @@ def _packed(frozen: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 
 def _can_be_packed(frozen: torch.jit.ScriptModule) -> bool:
-    """Whether that pays, and oneDNN has all that it would be given, for images of any size.
-
-    Without a convolution only Linear layers are changed: a perceptron was no faster for that.
-    """
+    """Whether oneDNN has all that it would be given, for images of any size."""
     graph: Any = frozen.graph
-    return any(map(graph.findAllNodes, CONVOLUTIONS)) and all(
+    return all(
         set(node.namedInput(name).toIValue() or ()) == {1}
         for kind, name in ONES.items()
         for node in graph.findAllNodes(kind)
