@@ -1,5 +1,7 @@
 """Where a model runs, in which precision, and made faster how."""
 
+from collections.abc import Sequence
+
 import torch
 
 from batchserve.config import ModelConfig
@@ -63,12 +65,14 @@ def _place(module: torch.nn.Module, config: ModelConfig, device: torch.device) -
                 "channels_last: true does not go with a program, whose order in memory is fixed "
                 "when it is made; leave it out, or make it anew from such a module"
             )
-        _check_fixed("a program", {module.dtype} if module.dtype else set(), config)
+        _check_fixed(
+            "a program", {module.dtype} if module.dtype else set(), config, ("compile", "quantize")
+        )
         module.place(device)
         return module
     if isinstance(module, torch.jit.ScriptModule):
         constants = torchscript.constant_dtypes(module)
-        _check_fixed("TorchScript", constants, config)
+        _check_fixed("TorchScript", constants, config, ("quantize",))
         # Only while it is read can what is in a graph be moved.
         module = torchscript.read_again(module, device) if constants else module
     module = module.to(device=device, dtype=DTYPES[config.precision])
@@ -76,22 +80,24 @@ def _place(module: torch.nn.Module, config: ModelConfig, device: torch.device) -
         module = quantize(module, config.quantize)
     if config.channels_last:
         lay_out(module, channels_last=True)
-    if config.compile or (config.autotune and _may_compile(module)):
-        module = compiled(module, device, DTYPES[config.precision])
+    dtype = DTYPES[config.precision]
+    if isinstance(module, torch.jit.ScriptModule):
+        return torchscript.optimised(module, device, dtype) if config.compile else module
+    if config.compile or (config.autotune and has_compiler()):
+        return compiled(module, device, dtype)
     return module
 
 
-def _may_compile(module: torch.nn.Module) -> bool:
-    return has_compiler() and not isinstance(module, torch.jit.ScriptModule)
-
-
-def _check_fixed(kind: str, dtypes: set[torch.dtype], config: ModelConfig) -> None:
+def _check_fixed(
+    kind: str, dtypes: set[torch.dtype], config: ModelConfig, excluded: Sequence[str]
+) -> None:
     """Raise if a config asks for more than a graph allows that was fixed when it was made.
 
     Args:
         kind: of the model, for messages.
         dtypes: of the numbers in the graph; empty: it takes any precision.
         config: what is asked for.
+        excluded: keys that such a graph does not go with.
     """
     if dtypes and dtypes != {DTYPES[config.precision]}:
         own = " and ".join(sorted(NAMES.get(dtype, str(dtype)) for dtype in dtypes))
@@ -100,7 +106,7 @@ def _check_fixed(kind: str, dtypes: set[torch.dtype], config: ModelConfig) -> No
             f"fixed when it is made, and these are {own}; set precision: {own}, or make it anew "
             f"in {config.precision}"
         )
-    for key in ("compile", "quantize"):
+    for key in excluded:
         if value := getattr(config, key):
             stated = "true" if value is True else value
             raise LoadError(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from batchserve.errors import LoadError
+from batchserve.loading import torchscript
 from batchserve.loading.int8_linear import Int8Linear
 
 
@@ -43,8 +44,11 @@ def is_linear(layer: nn.Module) -> bool:
 
 
 def bytes_of(module: nn.Module) -> int:
-    """Return how much memory a module's parameters and buffers take, quantised ones too."""
-    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    """Return how much memory a module's parameters and buffers take, also quantised and frozen."""
+    found = [*module.parameters(), *module.buffers()]
+    if isinstance(module, torch.jit.ScriptModule):
+        found += torchscript.constants(module)
+    tensors = {id(tensor): tensor for tensor in found}
     packed = sum(layer.nbytes for layer in module.modules() if isinstance(layer, Int8Linear))
     return packed + sum(part.nbytes for whole in tensors.values() for part in _parts(whole))
 

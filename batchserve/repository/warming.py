@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from batchserve.config import ModelConfig
@@ -162,15 +162,18 @@ def _try_sizes(
         nonlocal done, last_s
         done += 1
         on_size(done, of)
-        _log_size(config, size, seconds, time.perf_counter() - last_s)
+        ready_s = time.perf_counter() - last_s if compiles else None
+        _log_size(config, size, seconds, ready_s)
         last_s = time.perf_counter()
 
-    with one_compiles(config):
-        _say_that_it_compiles(config)
+    # TorchScript is not compiled here, but was made faster as it was placed.
+    compiles = config.compile and forward.may_compile
+    with one_compiles(config) if compiles else nullcontext():
+        _say_that_it_compiles(config, compiles=compiles)
         seconds = warm_up(
             forward, example, stated, tried, most, may_choose_threads=not config.autotune
         )
-    if config.compile:
+    if compiles:
         remember_compiled(config, forward.threads, channels_last=forward.channels_last)
     return seconds
 
@@ -192,8 +195,8 @@ def _record(
     return choice.seconds
 
 
-def _say_that_it_compiles(config: ModelConfig) -> None:
-    if config.compile:
+def _say_that_it_compiles(config: ModelConfig, *, compiles: bool) -> None:
+    if compiles:
         logger.info(
             "%s compiling for each batch size of the warm-up; that takes minutes the first time, "
             "and seconds once it is in the cache",
@@ -201,7 +204,7 @@ def _say_that_it_compiles(config: ModelConfig) -> None:
         )
 
 
-def _log_size(config: ModelConfig, size: int, seconds: float, ready_s: float) -> None:
+def _log_size(config: ModelConfig, size: int, seconds: float, ready_s: float | None) -> None:
     stated = config.batching.max_batch_size
     logger.info(
         "%s warm-up: batch of %2d%s in %.1f ms%s",
@@ -209,7 +212,7 @@ def _log_size(config: ModelConfig, size: int, seconds: float, ready_s: float) ->
         size,
         "" if stated is None else f" of {stated}",
         1000 * seconds,
-        f", compiled and tried in {ready_s:.1f} s" if config.compile else "",
+        "" if ready_s is None else f", compiled and tried in {ready_s:.1f} s",
     )
 
 

@@ -85,7 +85,14 @@ class Subject:
 
     @property
     def can_be_compiled(self) -> bool:
+        if isinstance(self._module, torch.jit.ScriptModule):
+            return True
         return not self._is_graph and has_compiler()
+
+    @property
+    def needs_compiler(self) -> bool:
+        """Whether compiling is `torch.compile`'s, which takes its time and is kept in a cache."""
+        return not self._is_graph
 
     @property
     def largest_batch(self) -> int | None:

@@ -50,7 +50,7 @@ def dropped_of(outcomes: Sequence[Outcome]) -> Iterator[str]:
             yield f"{outcome.variant}: {outcome.dropped}"
 
 
-def advice_on(choice: Choice, cores: int, workers: int) -> Iterator[str]:
+def advice_on(choice: Choice, cores: int, workers: int, *, needs_compiler: bool) -> Iterator[str]:
     """Yield what is recommended, what it gives and what it costs, in sentences."""
     best, plain = choice.best, choice.plain
     if best is plain:
@@ -60,7 +60,7 @@ def advice_on(choice: Choice, cores: int, workers: int) -> Iterator[str]:
             f"{best.variant}: {choice.gain:.2f} times as many items/s as {plain.variant}, and one "
             f"alone takes {choice.later:.2f} times as long"
         )
-    if best.variant.compile:
+    if best.variant.compile and needs_compiler:
         yield (
             f"it costs a C++ compiler and, at the first start, compiling: {best.ready_s:.0f} s here"
         )

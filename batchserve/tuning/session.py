@@ -60,17 +60,19 @@ def run(options: Options) -> None:
     model = config.models[place]
     sys.path.insert(0, str(options.config.resolve().parent))
     use_huge_pages()
-    outcomes = _measure(options, config, model)
-    _remember_what_is_compiled(outcomes, model)
+    outcomes, needs_compiler = _measure(options, config, model)
+    if needs_compiler:
+        _remember_what_is_compiled(outcomes, model)
     choice = choose(outcomes, options.tolerance)
     changes = None
     if choice is not None:
-        orders_tried = any(outcome.variant.channels_last for outcome in outcomes)
+        orders_tried = needs_compiler and any(one.variant.channels_last for one in outcomes)
         changes = changes_for(choice.best, config, place, orders_tried=orders_tried)
-    _conclude(options, config, model, outcomes, choice, changes)
+    _conclude(options, config, model, outcomes, choice, changes, needs_compiler=needs_compiler)
 
 
-def _measure(options: Options, config: Config, model: ModelConfig) -> list[Outcome]:
+def _measure(options: Options, config: Config, model: ModelConfig) -> tuple[list[Outcome], bool]:
+    """Return what was found out, and whether compiling takes a compiler."""
     console = Console(stderr=True)
     budget = Budget(options.budget)
     with View(console, budget) as view:
@@ -96,7 +98,7 @@ def _measure(options: Options, config: Config, model: ModelConfig) -> list[Outco
             if not any(outcome.measured for outcome in sweep.outcomes):
                 raise ConfigError("interrupted before anything was measured") from None
             console.print("interrupted: this is what has been measured so far")
-    return sweep.outcomes
+    return sweep.outcomes, subject.needs_compiler
 
 
 def _remember_what_is_compiled(outcomes: list[Outcome], model: ModelConfig) -> None:
@@ -113,6 +115,8 @@ def _conclude(
     outcomes: list[Outcome],
     choice: Choice | None,
     changes: Changes | None,
+    *,
+    needs_compiler: bool,
 ) -> None:
     console = Console(soft_wrap=True, highlight=False)
     cores, workers = usable_cores(), config.server.workers
@@ -124,7 +128,7 @@ def _conclude(
     if choice is None or changes is None:
         console.print("no variant answers as fp32 does; raise --tolerance to allow more")
     else:
-        for line in advice_on(choice, cores, workers):
+        for line in advice_on(choice, cores, workers, needs_compiler=needs_compiler):
             console.print(line)
         _show_changes(console, options, changes)
     situation = {

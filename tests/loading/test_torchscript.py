@@ -98,9 +98,8 @@ def test_frozen_constants_move_as_the_module_is_read_again(configure, tmp_path, 
 
 
 @torchscript
-@pytest.mark.parametrize("keys", [{"compile": True}, {"quantize": "int8-dynamic"}])
-def test_what_torchscript_cannot_become_is_refused(configure, tmp_path, trained, keys):
+def test_torchscript_cannot_be_quantised(configure, tmp_path, trained):
     torch.jit.script(trained).save(tmp_path / "model.pt")
-    (config,) = configure(source="model.pt", **keys).models
+    (config,) = configure(source="model.pt", quantize="int8-dynamic").models
     with pytest.raises(LoadError, match="does not go with TorchScript, whose graph is fixed when"):
         place_module(load_module(config), config, torch.device("cpu"))

@@ -113,6 +113,32 @@ def test_a_model_is_measured_in_all_ways_and_the_config_written(tune: Tune, path
     assert "(recommended)" in drawn
 
 
+@pytest.mark.usefixtures("patient")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_torchscript_is_tried_frozen_and_needs_no_compiler(
+    tune: Tune, path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # However much faster it is on this machine.
+    monkeypatch.setattr("batchserve.tuning.choice.WORTH", -1e9)
+    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()]
+    torch.jit.script(torch.nn.Sequential(*layers)).save(path.with_name("net.pt"))
+    described = MODEL.replace("tuned_here:build", "net.pt\n    input_shape: [3, 8, 8]")
+    path.write_text(described + "    precision: fp32\n")
+    out = path.with_name("out.json")
+    result = tune("--json", str(out))
+    assert result.exit_code == 0, result.output
+    found = numbers(out)
+    tried = {one["variant"]: one for one in found["variants"]}
+    compiled = {name for name in tried if name.startswith("fp32") and name.endswith("compile")}
+    (name,) = compiled
+    assert tried[name]["bytes"] == tried["fp32"]["bytes"] > 0
+    assert tried[name]["difference"]["largest"] < 1e-5
+    assert "C++ compiler" not in result.output
+    assert not path.with_name("cache").exists()
+    if found["recommended"] == "fp32 channels_last compile":
+        assert found["changes"]["model"] == {"compile": True, "channels_last": True}
+
+
 def test_a_line_for_each_variant_is_no_wider_than_a_terminal(tune: Tune):
     result = tune()
     (head,) = [line for line in result.output.splitlines() if line.startswith("variant")]
