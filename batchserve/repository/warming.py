@@ -169,7 +169,8 @@ def _try_sizes(
     # TorchScript is not compiled here, but was made faster as it was placed.
     compiles = config.compile and forward.may_compile
     with one_compiles(config) if compiles else nullcontext():
-        _say_that_it_compiles(config, compiles=compiles)
+        if compiles:
+            _say_that_it_compiles(config)
         seconds = warm_up(
             forward, example, stated, tried, most, may_choose_threads=not config.autotune
         )
@@ -195,13 +196,12 @@ def _record(
     return choice.seconds
 
 
-def _say_that_it_compiles(config: ModelConfig, *, compiles: bool) -> None:
-    if compiles:
-        logger.info(
-            "%s compiling for each batch size of the warm-up; that takes minutes the first time, "
-            "and seconds once it is in the cache",
-            config.key,
-        )
+def _say_that_it_compiles(config: ModelConfig) -> None:
+    logger.info(
+        "%s compiling for each batch size of the warm-up; that takes minutes the first time, "
+        "and seconds once it is in the cache",
+        config.key,
+    )
 
 
 def _log_size(config: ModelConfig, size: int, seconds: float, ready_s: float | None) -> None:
