@@ -247,7 +247,8 @@ class Batcher:
     # The loop.
 
     async def run(self) -> None:
-        """Serve for ever: where a runner queues, one batch is collected while one is computed."""
+        """Serve for ever: while one lane has a batch computed, the other collects the next."""
+        # A second lane costs a turn of the loop for each batch, which counts where passes are short.
         async with asyncio.TaskGroup() as lanes:
             for _ in range(1 + self.runner.queues):
                 lanes.create_task(self._serve())
@@ -291,6 +292,8 @@ class Batcher:
     def _decide(self) -> Batch | Wait:
         now_s = free_s = self.clock()
         if self._computing:
+            if not self.runner.queues:
+                return Wait(math.inf)
             free_s = self.scheduler.in_flight.free_s(now_s)
             if now_s < free_s - LEAD_S:
                 return Wait(free_s - LEAD_S)
