@@ -248,7 +248,7 @@ class Batcher:
 
     async def run(self) -> None:
         """Serve for ever: while one lane has a batch computed, the other collects the next."""
-        # A second lane costs a turn of the loop for each batch, which counts where passes are short.
+        # A second lane costs a turn of the loop for each batch: much, where passes are short.
         async with asyncio.TaskGroup() as lanes:
             for _ in range(1 + self.runner.queues):
                 lanes.create_task(self._serve())

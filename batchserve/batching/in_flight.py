@@ -15,7 +15,7 @@ class InFlight:
     """
 
     def __init__(self, cost: Cost) -> None:
-        self._cost = cost
+        self.cost = cost
         self._batches: list[Batch] = []  # in their order; the first one is computed
         self._to_retry: dict[Batch, Sequence[Batch]] = {}  # parts of those that have failed
 
@@ -62,11 +62,11 @@ class InFlight:
         return abs(self._end_s(self._batches[0]) - now_s) + self._following_s()
 
     def _end_s(self, batch: Batch) -> float:
-        return batch.started_s + self._cost.seconds(batch.bucket_key, len(batch))
+        return batch.started_s + self.cost.seconds(batch.bucket_key, len(batch))
 
     def _following_s(self) -> float:
         """What comes after the pass that is running."""
         if not (self._batches[1:] or self._to_retry):
             return 0.0
         parts = [*self._batches[1:], *chain.from_iterable(self._to_retry.values())]
-        return sum(self._cost.seconds(part.bucket_key, len(part)) for part in parts)
+        return sum(self.cost.seconds(part.bucket_key, len(part)) for part in parts)

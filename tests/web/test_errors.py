@@ -770,7 +770,7 @@ async def test_a_queue_with_too_little_room_for_a_list(serve):
 async def test_retry_after_grows_with_the_work_ahead(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1, "max_queue_size": 2})
     runner, batcher = gate(client), batcher_of(client)
-    batcher.scheduler.cost = Cost(1, {1: 7.0})
+    batcher.scheduler.cost = batcher.scheduler.in_flight.cost = Cost(1, {1: 7.0})
     waiting = [asyncio.create_task(client.post("/predict", **double(1)))]
     await runner.wait_started()
     waiting += [asyncio.create_task(client.post("/predict", **double(i))) for i in (2, 3)]
@@ -790,7 +790,7 @@ async def test_retry_after_grows_with_the_work_ahead(serve):
 async def test_an_answer_that_would_come_too_late_is_refused_on_arrival(serve):
     client = await serve(**DOUBLE, batching={"max_batch_size": 1})
     runner, batcher = gate(client), batcher_of(client)
-    batcher.scheduler.cost = Cost(1, {1: 7.0})
+    batcher.scheduler.cost = batcher.scheduler.in_flight.cost = Cost(1, {1: 7.0})
     running = asyncio.create_task(client.post("/predict", **double(1)))
     await runner.wait_started()
 
