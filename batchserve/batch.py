@@ -117,6 +117,7 @@ class Batch:
         started_s: when its forward pass began.
         forward_s: how long the forward pass took; 0 until it is done.
         record: what is kept of it for its requests' traces.
+        is_ahead: the device was given it before it was free.
     """
 
     items: list[Item]
@@ -125,6 +126,7 @@ class Batch:
     started_s: float = 0.0
     forward_s: float = 0.0
     record: PassRecord | None = None
+    is_ahead: bool = False
 
     @property
     def bucket_key(self) -> Hashable:

@@ -131,6 +131,7 @@ class Batcher:
         self._arriving: set[Arrival] = set()
         self._computing: set[Batch] = set()
         self._collecting = asyncio.Lock()
+        self._heeds_newcomers = True  # what a lane waits for is not only the time
         self._draining = False
         self._news: asyncio.Future[None] | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -179,7 +180,7 @@ class Batcher:
         ]
         self.scheduler.admit(arrival, self.passes.check_past(items, now_s), now_s - arrival.read_s)
         self._arriving.discard(arrival)
-        self._wake()
+        self._wake_for_newcomer()
         return items
 
     def leave(self, arrival: Arrival) -> None:
@@ -188,7 +189,7 @@ class Batcher:
         if arrival in self._arriving:
             self._arriving.remove(arrival)
             # Whoever waited for it need not any longer.
-            self._wake()
+            self._wake_for_newcomer()
 
     # What the owner calls.
 
@@ -249,19 +250,18 @@ class Batcher:
     async def run(self) -> None:
         """Serve for ever: while one lane has a batch computed, the other collects the next."""
         # A second lane costs a turn of the loop for each batch: much, where passes are short.
-        async with asyncio.TaskGroup() as lanes:
-            for _ in range(1 + self.runner.queues):
-                lanes.create_task(self._serve())
+        lanes = [asyncio.create_task(self._serve()) for _ in range(1 + self.runner.queues)]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for lane in lanes:
+                lane.cancel()
 
     async def _serve(self) -> None:
         """Collect, forward, resolve, for ever. Nothing that an item does can end this."""
         while self.lost is None:
             try:
-                async with self._collecting:
-                    batch = await self._collect()
-                    self._computing.add(batch)
-                await self.passes.compute(batch)
-                self._computing.discard(batch)
+                await self._serve_one()
             except DeviceLost as error:
                 self._lose(Fault.DEVICE_LOST, f"the device does not answer any more ({error})")
             except Exception:
@@ -269,37 +269,50 @@ class Batcher:
                 self._fail_everything(InternalError("the batcher failed; this is a bug"))
             self._wake()
 
-    async def _collect(self) -> Batch:
-        while True:
-            if not self._computing:
-                await self._let_in()
-            decision = self._decide()
+    async def _serve_one(self) -> None:
+        async with self._collecting:
+            batch = await self._collect()
+            if batch is None:
+                return
+            self._computing.add(batch)
+        await self.passes.compute(batch)
+        self._computing.discard(batch)
+
+    async def _collect(self) -> Batch | None:
+        """Return the next batch, when the device is free or nearly so; None: it is lost."""
+        while self.lost is None:
+            decision = self._ahead() if self._computing else await self._next()
             if isinstance(decision, Batch):
                 return decision
             await self._wait_for_news(decision.until_s)
+        return None
 
-    async def _let_in(self) -> None:
-        """Give the loop turns in which newcomers are read.
-
-        Nobody needs to be let in where a full batch waits already; but whom the batch before has
-        answered shall not wait for the end of this one.
-        """
+    async def _next(self) -> Batch | Wait:
+        # Nobody needs to be let in where a full batch waits already; but whom the batch before
+        # has answered shall not wait for the end of this one.
         is_full = self.scheduler.holds_full_batch(self.clock())
         turns = self.runner.holds_up_the_loop if is_full else TURNS_TO_LET_IN
         for _ in range(turns):
             await asyncio.sleep(0)
+        return self._ask(self.clock())
 
-    def _decide(self) -> Batch | Wait:
-        now_s = free_s = self.clock()
-        if self._computing:
-            if not self.runner.queues:
-                return Wait(math.inf)
-            free_s = self.scheduler.in_flight.free_s(now_s)
-            if now_s < free_s - LEAD_S:
-                return Wait(free_s - LEAD_S)
-            if not self.scheduler.holds_full_batch(now_s):
-                return Wait(math.inf)
-        return self.scheduler.next_batch(free_s, len(self._arriving), draining=self._draining)
+    def _ahead(self) -> Batch | Wait:
+        """Decide whether the device is given a batch before it is done with the one before."""
+        now_s = self.clock()
+        ends_s = self.scheduler.in_flight.ends_s if self.runner.queues else math.inf
+        from_s = ends_s - LEAD_S
+        # Nobody knows when a pass ends that is overdue, and what is given cannot be taken back.
+        if not from_s <= now_s <= ends_s + LEAD_S:
+            self._heeds_newcomers = False
+            return Wait(from_s if now_s < from_s else math.inf)
+        decision = self._ask(max(now_s, ends_s), only_full=True)
+        return decision if isinstance(decision, Batch) else Wait(math.inf)
+
+    def _ask(self, free_s: float, *, only_full: bool = False) -> Batch | Wait:
+        self._heeds_newcomers = True
+        return self.scheduler.next_batch(
+            free_s, len(self._arriving), draining=self._draining, only_full=only_full
+        )
 
     # The parts of it.
 
@@ -322,6 +335,10 @@ class Batcher:
             if timer is not None:
                 timer.cancel()
 
+    def _wake_for_newcomer(self) -> None:
+        if self._heeds_newcomers:
+            self._wake()
+
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
@@ -335,16 +352,20 @@ class Batcher:
 
     def _give_up_pass(self, reason: str) -> None:
         late = DeadlineExceeded(f"not computed: {reason}")
-        for item in self._items_computing():
+        hung = min(self._computing, key=lambda batch: batch.started_s, default=None)
+        for item in hung.items if hung else []:
             item.fail(late)
         self._lose(Fault.HUNG, reason)
 
     def _lose(self, fault: Fault, reason: str) -> None:
         """Nothing will be computed any more: answer everybody, so that the process can go."""
+        if self.lost is not None:
+            return
         self.lost = reason
         self.passes.tell(fault)
         logger.critical("%s: %s", self, reason)
         self._fail_everything(NotReady(f"{self.name} is being replaced: {reason}"))
+        self._wake()
 
     def _on_end(self, loop: asyncio.Task[None]) -> None:
         """Leave nobody waiting for a loop that is no more; readiness tells that it has ended."""
@@ -356,9 +377,7 @@ class Batcher:
         self._fail_everything(error)
 
     def _fail_everything(self, error: RequestError) -> None:
-        for item in [*self._items_computing(), *self.scheduler.take_all()]:
+        computing = [item for batch in self._computing for item in batch.items]
+        for item in [*computing, *self.scheduler.take_all()]:
             item.fail(error)
         self._computing.clear()
-
-    def _items_computing(self) -> list[Item]:
-        return [item for batch in self._computing for item in batch.items]

@@ -1,9 +1,10 @@
 """What the device has been given: the batch that is computed, and what follows it."""
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 
-from batchserve.batch import Batch
+from batchserve.batch import Batch, CloseReason
 from batchserve.batching.cost import Cost
 
 
@@ -29,14 +30,17 @@ class InFlight:
 
     def add(self, batch: Batch) -> None:
         """The device has been given a batch, whose pass begins once it is free."""
+        batch.is_ahead = bool(self._batches)
         self._batches.append(batch)
 
     def remove(self, batch: Batch, now_s: float) -> None:
         """A pass has ended, and the next begins."""
         self._batches.remove(batch)
         for following in self._batches:
-            # What it has waited for the device, it has waited.
-            following.formed_s = following.started_s = now_s
+            following.started_s = now_s
+            if following.reason is not CloseReason.RETRY:
+                # What it has waited for the device, it has waited in the queue.
+                following.formed_s = now_s
 
     def retrying(self, batch: Batch, parts: Sequence[Batch]) -> None:
         """These parts of a batch that has failed are left to be computed."""
@@ -49,11 +53,16 @@ class InFlight:
         """Whatever has failed is not tried again."""
         self._to_retry.clear()
 
-    def free_s(self, now_s: float) -> float:
-        """Return when the device is expected to be free; a pass that is overdue ends any moment."""
-        if not self._batches:
-            return now_s + self._following_s()
-        return max(now_s, self._end_s(self._batches[0])) + self._following_s()
+    @property
+    def ends_s(self) -> float:
+        """When the pass that is running should end, after which a new batch can follow.
+
+        Infinity: there is no telling, or what has failed comes next.
+        """
+        if len(self._batches) != 1 or self._to_retry:
+            return math.inf
+        (running,) = self._batches
+        return math.inf if running.reason is CloseReason.RETRY else self._end_s(running)
 
     def busy_s(self, now_s: float) -> float:
         """Return for how long it should be reckoned with; what is overdue may go on as long."""

@@ -80,7 +80,8 @@ class Passes:
             self._scheduler.in_flight.retrying(batch, parts)
             if not part.items:
                 continue
-            if len(part) > self._scheduler.memory.of(part.bucket_key, self._clock()):
+            closed_s = max(part.formed_s, self._clock())
+            if len(part) > self._scheduler.memory.of(part.bucket_key, closed_s):
                 # Memory has run out with a smaller one meanwhile.
                 parts += _halves(part)
                 continue
@@ -116,14 +117,14 @@ class Passes:
     async def _rows_of(self, tensors: Sequence["torch.Tensor"]) -> Sequence[Any] | Exception:
         try:
             rows = await self.runner.forward(tensors)
+            if len(rows) != len(tensors):
+                return ValueError(f"{len(rows)} rows came back for {len(tensors)} items")
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a model may raise any
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 # Whatever the runner makes of it, it is over.
                 raise asyncio.CancelledError from None
             return error if isinstance(error, Exception) else RuntimeError("it was cancelled")
-        if len(rows) != len(tensors):
-            return ValueError(f"{len(rows)} rows came back for {len(tensors)} items")
         return rows
 
     def _resolve(self, batch: Batch, rows: Sequence[Any]) -> None:

@@ -1,7 +1,7 @@
 """When to close a batch, and how large: pure decisions, with the time as an argument.
 
-A policy is asked only while the device is free. It neither waits nor reads a clock, so that tests
-and simulations run exactly what production runs.
+A policy is asked when the device is free, or nearly so. It neither waits nor reads a clock, so that
+tests and simulations run exactly what production runs.
 """
 
 import math

@@ -33,6 +33,8 @@ DECODE_WEIGHT = 0.1
 WORTH_SAVING = 0.9
 # For how long a late item is still tried, as a share of what it was promised.
 LATENESS = 1.0
+# A pass that seems to have taken less than this share of its time began before that.
+UNNOTICED = 0.7
 # How cautious to be with those who were let in.
 DEVIATIONS_WHEN_ADMITTED = 1.5
 
@@ -132,13 +134,16 @@ class Scheduler:
 
     # What goes next.
 
-    def next_batch(self, now_s: float, arriving: int, *, draining: bool) -> Batch | Wait:
+    def next_batch(
+        self, now_s: float, arriving: int, *, draining: bool, only_full: bool = False
+    ) -> Batch | Wait:
         """Return the batch to compute next, or until when to wait for more.
 
         Args:
             now_s: when the device is free.
             arriving: requests that are being read or decoded.
             draining: nobody is waited for.
+            only_full: whoever may still come is waited for in any case.
         """
         until_s = math.inf
         for bucket in list(self._buckets.values()):
@@ -148,6 +153,8 @@ class Scheduler:
             decision = self.policy.decide(bucket, view)
             if isinstance(decision, Wait):
                 until_s = min(until_s, decision.until_s)
+                continue
+            if only_full and decision.reason is not CloseReason.FULL:
                 continue
             items, reason = self._fill(bucket, decision, now_s)
             self._forget_if_empty(bucket)
@@ -169,9 +176,15 @@ class Scheduler:
         self._free_since_s = now_s
         self._toll.observe(batch.forward_s, again=batch.reason is CloseReason.RETRY)
         if succeeded:
-            self.cost.observe(batch.bucket_key, len(batch), batch.forward_s)
+            if not self._began_unnoticed(batch):
+                self.cost.observe(batch.bucket_key, len(batch), batch.forward_s)
             self.memory.sufficed(batch.bucket_key, len(batch), now_s)
             self.policy.observe(batch)
+
+    def _began_unnoticed(self, batch: Batch) -> bool:
+        """Whether the end of the pass before was noticed so late that this tells nothing."""
+        expected_s = self.cost.seconds(batch.bucket_key, len(batch))
+        return batch.is_ahead and batch.forward_s < UNNOTICED * expected_s
 
     def _view(self, bucket: Bucket, now_s: float, arriving: int, *, draining: bool) -> View:
         most = self.memory.of(bucket.key, now_s)

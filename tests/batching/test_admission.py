@@ -275,14 +275,29 @@ def test_what_the_device_has_been_given_to_go_on_with_is_ahead_of_everybody():
         scheduler.in_flight.add(batch)
     assert scheduler.in_flight.items == 2
     assert scheduler.backlog_s(0.25) == pytest.approx(0.75 + 1.0)
-    assert scheduler.in_flight.free_s(0.25) == pytest.approx(2.0)
-    # Being overdue, it may end at any moment.
-    assert scheduler.in_flight.free_s(1.5) == pytest.approx(2.5)
+    assert scheduler.in_flight.ends_s == math.inf
     first.forward_s = 2.0
     scheduler.finished(first, 2.0, succeeded=True)
     assert (second.formed_s, second.started_s) == (2.0, 2.0)
     assert scheduler.in_flight.since(2.5) == 0.5
-    assert scheduler.in_flight.free_s(2.5) - 2.0 == scheduler.cost.seconds("key", 1)
+    assert scheduler.in_flight.ends_s == 2.0 + scheduler.cost.seconds("key", 1)
+
+
+@pytest.mark.parametrize(("took_s", "learned"), [(0.1, False), (0.6, False), (0.9, True)])
+def test_nothing_is_learned_of_a_pass_whose_begin_was_not_noticed(took_s, learned):
+    scheduler = Scheduler(AdaptivePolicy(1), cost_of({1: 1.0}), 10)
+    put(scheduler, item("a"), item("b"))
+    before_s = scheduler.cost.seconds("key", 1)
+    for _ in range(2):
+        batch = scheduler.next_batch(0.0, 0, draining=False)
+        assert isinstance(batch, Batch)
+        scheduler.in_flight.add(batch)
+    first, second = scheduler.in_flight._batches
+    first.forward_s, second.forward_s = before_s, took_s
+    scheduler.finished(first, 1.0, succeeded=True)
+    before_s = scheduler.cost.seconds("key", 1)
+    scheduler.finished(second, 1.0 + took_s, succeeded=True)
+    assert (scheduler.cost.seconds("key", 1) != before_s) is learned
 
 
 # What fails, and is tried again.
@@ -296,9 +311,11 @@ def test_parts_of_a_failed_batch_are_ahead_of_everybody():
     scheduler.in_flight.retrying(failed, [half])
     with pytest.raises(Overloaded):
         scheduler.check(1, terms, now_s=0.0)
-    assert scheduler.in_flight.free_s(1.0) == 1.0 + scheduler.cost.seconds("key", 2)
+    scheduler.in_flight.add(Batch([item()], CloseReason.FULL, 0.0))
+    assert scheduler.in_flight.ends_s == math.inf
     scheduler.in_flight.retrying(failed, [])
     scheduler.check(1, terms, now_s=0.0)
+    assert scheduler.in_flight.ends_s == scheduler.cost.seconds("key", 1)
 
 
 def test_while_batches_fail_more_time_is_reckoned_with():

@@ -1,25 +1,29 @@
 """A runner that queues is given the next batch before it is done with the one before."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from batchserve.batch import Batch, CloseReason, Priority
+from batchserve.batch import Batch, CloseReason, Fault, Priority
 from batchserve.batching.batcher import LEAD_S
 from batchserve.batching.policy import AdaptivePolicy
-from batchserve.errors import Draining, InternalError, NotReady
+from batchserve.errors import DeadlineExceeded, Draining, InternalError, NotReady
 from batchserve.runners.base import DeviceLost
 from batchserve.testing import FakeRunner, run_virtual
 from tests.batching.clients import (
+    NEVER_S,
     N,
     answers_of,
     batching,
     check_empty,
     sizes,
     submit,
+    submit_tensors,
     turns,
 )
 
@@ -117,15 +121,16 @@ def test_whoever_comes_before_that_still_passes_others():
     run_virtual(main)
 
 
-def test_a_pass_that_is_over_its_time_is_followed_at_once():
+@pytest.mark.parametrize(("late_s", "given"), [(LEAD_S / 2, True), (2 * LEAD_S, False)])
+def test_a_pass_that_is_overdue_may_take_as_long_again_and_is_waited_for(late_s, given):
     async def main() -> None:
         runner = Queueing(3 * PASS_S)
         async with batching(runner, seed=SEED) as batcher:
             answers = submit(batcher, *numbers(N))
-            await asyncio.sleep(2 * PASS_S)
+            await asyncio.sleep(PASS_S + late_s)
             answers += submit(batcher, *numbers(N))
             await asyncio.gather(*answers)
-        assert runner.given_s == pytest.approx([0.0, 2 * PASS_S])
+        assert runner.given_s[1] == pytest.approx(PASS_S + late_s if given else 3 * PASS_S)
 
     run_virtual(main)
 
@@ -142,7 +147,7 @@ def test_never_more_than_one_is_given_ahead():
     run_virtual(main)
 
 
-def test_when_one_fails_the_next_is_computed_and_then_its_halves():
+def test_when_one_fails_what_is_left_of_it_waits_for_one_batch_only():
     def rows(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
         if any(tensor < 0 for tensor in tensors):
             raise ValueError("poison")
@@ -151,30 +156,81 @@ def test_when_one_fails_the_next_is_computed_and_then_its_halves():
     async def main() -> None:
         runner, batches = Queueing(rows=rows), list[Batch]()
         async with batching(runner, batches=batches, seed=SEED) as batcher:
-            sent = [-1.0, *numbers(2 * N)[1:]]
+            sent = [-1.0, *numbers(4 * N)[1:]]
             poisoned, *others = await answers_of(submit(batcher, *sent))
             assert isinstance(poisoned, Exception)
             assert others == sent[1:]
             await turns()
             check_empty(batcher)
             assert not batcher.scheduler.in_flight._to_retry
-        assert sizes(runner) == [N, N, 2, 1, 1, 2]
+        assert sizes(runner) == [N, N, 2, 1, 1, 2, N, N]
         again = [batch for batch in batches if batch.reason is CloseReason.RETRY]
         assert sum(map(len, again)) == N
+        # As always, they have waited until their batch was closed.
+        assert {batch.formed_s for batch in again} == {0.0}
 
     run_virtual(main)
 
 
-def test_when_the_device_is_lost_so_is_the_one_ahead():
+def test_when_the_device_is_lost_so_is_the_one_ahead_and_the_loop_ends():
     def lost(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
         raise DeviceLost("an illegal memory access")
 
     async def main() -> None:
-        async with batching(Queueing(rows=lost), seed=SEED) as batcher:
+        faults: list[Fault] = []
+        runner = Queueing(rows=lost)
+        async with batching(runner, seed=SEED, on_fault=faults.append) as batcher:
             answers = await answers_of(submit(batcher, *numbers(3 * N)))
             assert all(isinstance(answer, NotReady) for answer in answers)
             assert not batcher.running
             assert not batcher.queued
+            await asyncio.sleep(2 * PASS_S)
+            assert batcher._loop is not None
+            assert batcher._loop.done()
+        assert faults == [Fault.DEVICE_LOST]
+
+    run_virtual(main)
+
+
+def test_when_a_pass_hangs_the_one_ahead_may_be_asked_again():
+    async def main() -> None:
+        async with batching(Queueing(NEVER_S), seed=SEED, hang_s=5 * PASS_S) as batcher:
+            answers = await answers_of(submit(batcher, *numbers(3 * N)))
+        kinds = [type(answer) for answer in answers]
+        assert kinds == [DeadlineExceeded] * N + [NotReady] * 2 * N
+
+    run_virtual(main)
+
+
+def test_a_lane_that_is_cancelled_ends_the_loop(monkeypatch):
+    def cancelled(batch: Batch, rows: Sequence[Any]) -> None:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        async with batching(Queueing(), seed=SEED) as batcher:
+            monkeypatch.setattr(batcher.passes, "_resolve", cancelled)
+            answers = await answers_of(submit(batcher, *numbers(N + 1)))
+            assert all(isinstance(answer, Exception) for answer in answers)
+            assert not batcher.running
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("queues", [False, True])
+def test_an_idle_batcher_holds_nothing_of_its_last_batches(queues):
+    async def main() -> None:
+        runner, batches = Queueing(), list[Batch]()
+        runner.queues = queues
+        async with batching(runner, batches=batches, seed=SEED) as batcher:
+            tensors = [torch.ones(3) for _ in range(2 * N)]
+            left = [weakref.ref(tensor) for tensor in tensors]
+            await asyncio.gather(*submit_tensors(batcher, tensors))
+            del tensors
+            runner.batches.clear()
+            batches.clear()
+            await turns()
+            gc.collect()
+            assert not any(reference() is not None for reference in left)
 
     run_virtual(main)
 
