@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -44,13 +44,19 @@ class Compiled(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(*args, **kwargs)
 
-    def compile_what_comes(self) -> None:
-        """Compile when something new comes: another number of rows, or of threads."""
+    def compile_what_comes(self, *, fixed_shape: bool = False) -> None:
+        """Compile when something new comes: another number of rows, or of threads.
+
+        Args:
+            fixed_shape: all items have one shape. What is compiled for it takes half as long to
+                compile, and to load again, and is faster.
+        """
         # A second to import.
         from torch._inductor import config as inductor  # noqa: PLC0415
 
-        compiling: Any = torch.compile(self.module, dynamic=True)
-        self._call = inductor.patch(freezing=self._freeze)(compiling.__call__)
+        compiling: Any = torch.compile(self.module, dynamic=None if fixed_shape else True)
+        frozen = inductor.patch(freezing=self._freeze)(compiling.__call__)
+        self._call = _for_any_number(frozen) if fixed_shape else frozen
 
     def run_as_it_is(self) -> None:
         """Use nothing of what was compiled."""
@@ -60,6 +66,18 @@ class Compiled(torch.nn.Module):
         """Compile nothing more: what is new runs as it is, for compiling may take a minute."""
         # As torch.compiler.set_stance, but for this module and thread only.
         self._call = torch._dynamo.run(self.module).__call__  # noqa: SLF001
+
+
+def _for_any_number(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a graph for all numbers of rows where torch would first make one for this number."""
+
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, torch.Tensor) and value.ndim:
+                torch._dynamo.maybe_mark_dynamic(value, 0)  # noqa: SLF001
+        return call(*args, **kwargs)
+
+    return marked
 
 
 def compiled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Compiled:

@@ -90,7 +90,7 @@ class Forward:
     def compile_what_comes(self) -> None:
         """From now on, compile what is not compiled yet, if the module is to be compiled."""
         if isinstance(self._module, Compiled):
-            self._module.compile_what_comes()
+            self._module.compile_what_comes(fixed_shape=self._task.fixed_shape)
 
     @property
     def may_compile(self) -> bool:

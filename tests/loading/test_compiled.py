@@ -1,11 +1,15 @@
-"""Of several workers that compile the same model, one does it first."""
+"""What is compiled; and of several workers that compile the same model, one does it first."""
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from batchserve.loading import one_compiles, stop_compiling
+from batchserve.loading import Compiled, one_compiles, stop_compiling
 
 
 @pytest.fixture
@@ -62,6 +66,59 @@ def test_where_nothing_is_compiled_nobody_waits(config):
     with one_compiles(plain):
         compiling(plain, entered).join()
     assert entered.is_set()
+
+
+ANY = "any"
+
+
+@pytest.fixture
+def graphs(monkeypatch) -> list[tuple[Any, ...]]:
+    """The shape of the input of each graph that torch makes, with ANY for what may vary."""
+    found: list[tuple[Any, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, _examples: Any) -> Callable[..., Any]:
+        (image,) = (
+            node.meta["example_value"]
+            for node in graph.graph.find_nodes(op="placeholder")
+            if getattr(node.meta["example_value"], "ndim", 0) == 4
+        )
+        found.append(tuple(size if isinstance(size, int) else ANY for size in image.shape))
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
+    return found
+
+
+class Brightness(torch.nn.Module):
+    """Has no weights, so that an image is the only thing of four dimensions."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3))
+
+
+def run(compiled: Compiled, *shapes: tuple[int, ...]) -> None:
+    for shape in shapes:
+        images = torch.rand(shape)
+        with torch.inference_mode():
+            torch.testing.assert_close(compiled(images), images.mean(dim=(1, 2, 3)))
+
+
+def test_items_of_one_shape_have_a_graph_for_one_and_one_for_any_number(graphs):
+    compiled = Compiled(Brightness())
+    compiled.compile_what_comes(fixed_shape=True)
+    run(compiled, (8, 3, 16, 16), (1, 3, 16, 16), (2, 3, 16, 16), (5, 3, 16, 16))
+    assert graphs == [(ANY, 3, 16, 16), (1, 3, 16, 16)]
+    compiled.settle()
+    run(compiled, (7, 3, 16, 16), (2, 3, 20, 16))
+    assert len(graphs) == 2
+
+
+def test_items_that_vary_in_shape_share_a_graph(graphs):
+    compiled = Compiled(Brightness())
+    compiled.compile_what_comes()
+    run(compiled, (8, 3, 16, 12), (2, 3, 20, 24), (5, 3, 40, 13))
+    assert graphs == [(ANY, ANY, ANY, ANY)]
 
 
 def test_what_was_not_begun_is_not_compiled_after_an_interruption():

@@ -37,7 +37,8 @@ class Adds(torch.nn.Module):
 class AddsWhenCompiled(Compiled):
     """Answers otherwise once it is compiled."""
 
-    def compile_what_comes(self) -> None:
+    def compile_what_comes(self, *, fixed_shape: bool = False) -> None:
+        del fixed_shape
         self._call = Adds().__call__
 
 
