@@ -16,7 +16,7 @@ from pathlib import Path
 
 from comparison.publish import publish
 from comparison.results import FOLDER, Results, read
-from comparison.rounds import CLIENTS, IDEAL, Plan, measure
+from comparison.rounds import CLIENTS, IDEAL, Plan, measure, seconds_of_turns
 from comparison.servers import SERVERS
 from comparison.tables import OURS, quick_cells, summary, table
 from rich.console import Console
@@ -51,7 +51,7 @@ def _add_run(running: argparse.ArgumentParser) -> None:
     running.add_argument("--workloads", type=workloads, default=[*CLIENTS])
     running.add_argument("--clients", type=_list_of(int), help="default: 1 to 256; image: 1 to 32")
     running.add_argument("--rounds", type=int, default=5)
-    running.add_argument("--seconds", type=int, default=3, help="of a turn")
+    running.add_argument("--seconds", type=int, default=3, help="of a turn; image: twice that")
     running.add_argument("--results", type=Path, default=RESULTS, help="the file to write")
     running.add_argument(
         "--again", action="store_true", help="keep what the file has of other workloads"
@@ -71,11 +71,12 @@ def _list_of(kind: type, known: list[str] | None = None) -> Callable[[str], list
 
 def _run(options: argparse.Namespace) -> None:
     clients = {name: [*(options.clients or CLIENTS[name])] for name in options.workloads}
-    plan = Plan(options.servers, clients, options.rounds, options.seconds)
-    results = Results(plan.rounds, plan.seconds)
+    turns = seconds_of_turns(clients, options.seconds)
+    plan = Plan(options.servers, clients, options.rounds, turns)
+    results = Results(options.rounds, options.seconds)
     if options.again:
         before = read(options.results)
-        if (before.rounds, before.seconds) != (plan.rounds, plan.seconds):
+        if (before.rounds, before.seconds) != (options.rounds, options.seconds):
             sys.exit(
                 f"--again: {options.results} has {before.rounds} rounds of {before.seconds:g} s; "
                 f"give --rounds {before.rounds} --seconds {before.seconds:g}"
@@ -94,7 +95,8 @@ def _publish(options: argparse.Namespace) -> None:
 def _quick(_: argparse.Namespace) -> None:
     clients = {workload: [QUICK_CLIENTS] for workload in CLIENTS}
     results = Results(QUICK_ROUNDS, QUICK_SECONDS)
-    _measure(Plan(QUICK, clients, QUICK_ROUNDS, QUICK_SECONDS), results, None)
+    seconds = dict.fromkeys(clients, QUICK_SECONDS)
+    _measure(Plan(QUICK, clients, QUICK_ROUNDS, seconds), results, None)
     header = [f"{QUICK_CLIENTS} clients", *(f"{name}/s" for name in QUICK)]
     header += [f"{OURS} ÷ {name}" for name in QUICK[1:]]
     rows = [

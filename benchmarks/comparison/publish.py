@@ -5,6 +5,7 @@ from pathlib import Path
 from comparison import tables
 from comparison.plots import plot
 from comparison.results import Results
+from comparison.rounds import LONGER
 
 ROOT = Path(__file__).parents[2]
 DETAILS = ROOT / "docs" / "speed.md"
@@ -36,10 +37,12 @@ def publish(results: Results, folder: Path) -> list[Path]:
 def circumstances(results: Results) -> str:
     """Say when and where."""
     machine = results.machine
+    longer = ", ".join(f"{name}: {times * results.seconds:g} s" for name, times in LONGER.items())
     return (
         f"{results.date[:10]}, {machine['processor']} ({machine['instructions']}), "
         f"{machine['cores']} cores, torch {machine['torch']}, Python {machine['python']}: medians "
-        f"of {results.rounds} rounds of {results.seconds:g} s each, wrk on the same machine."
+        f"of {results.rounds} rounds of {results.seconds:g} s each ({longer}), wrk on the same "
+        f"machine."
     )
 
 

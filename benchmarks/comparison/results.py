@@ -41,7 +41,7 @@ class Results:
     Attributes:
         date: when it began, in UTC.
         rounds: how often everybody had a turn at each number of clients.
-        seconds: how long a turn is.
+        seconds: how long a turn is, where it is not `LONGER`.
         machine: processor, cores, memory, versions.
         versions: of each server, as `package version`.
         settings: of each server, by workload.

@@ -5,7 +5,7 @@ the same minute, and ratios are taken round by round.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from comparison.servers import SERVERS
 T = TypeVar("T")
 IDEAL = "ideal"
 CLIENTS = {"tiny": (1, 16, 64, 256), "mlp": (1, 16, 64, 256), "image": (1, 8, 32)}
+# So many times as long are turns where an answer to one of many clients takes a second or two.
+LONGER = {"image": 2}
 
 
 class Report(Protocol):
@@ -32,12 +34,19 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Who is measured, with what, how often and for how long."""
+    """Who is measured, with what, how often and for how long.
+
+    Args:
+        servers: in this order.
+        clients: by workload.
+        rounds: how often everybody has a turn at each number of clients.
+        seconds: how long a turn is, by workload.
+    """
 
     servers: list[str]
     clients: dict[str, list[int]]
     rounds: int
-    seconds: float
+    seconds: Mapping[str, float]
 
     def entries(self, workload: str) -> list[str]:
         return [
@@ -50,6 +59,11 @@ class Plan:
             len(self.entries(workload)) * (1 + self.rounds * len(clients))
             for workload, clients in self.clients.items()
         )
+
+
+def seconds_of_turns(workloads: Iterable[str], seconds: float) -> dict[str, float]:
+    """Return how long a turn of each workload is, where it usually is so many seconds."""
+    return {name: seconds * LONGER.get(name, 1) for name in workloads}
 
 
 def measure(plan: Plan, results: Results, report: Report) -> Iterator[Results]:
@@ -67,7 +81,8 @@ def measure(plan: Plan, results: Results, report: Report) -> Iterator[Results]:
         with contestants(workload, plan.entries(workload), results, report) as present:
             for number in clients:
                 for turn in range(plan.rounds):
-                    _round(Turn(workload, number, turn, plan.seconds), present, results, report)
+                    seconds = plan.seconds[workload]
+                    _round(Turn(workload, number, turn, seconds), present, results, report)
                     absent = len(plan.entries(workload)) - len(present)
                     report(f"{workload}, {number} clients", absent)
                 yield results

@@ -13,8 +13,9 @@ from comparison.environments import REQUIREMENTS
 from comparison.ideal import Cost, Way
 from comparison.passes import FOLDER, Count, Passes, counted
 from comparison.plots import plot
+from comparison.publish import circumstances
 from comparison.results import Results, read
-from comparison.rounds import Plan, rotated
+from comparison.rounds import Plan, rotated, seconds_of_turns
 from comparison.samples import Reference
 from comparison.servers import SERVERS
 from comparison.servers.base import CORES
@@ -142,9 +143,14 @@ def test_everybody_comes_first_once():
 
 
 def test_a_plan_counts_starts_and_visits():
-    plan = Plan(["batchserve", "batchserve-tuned"], {"tiny": [1, 16], "image": [8]}, 5, 3)
+    plan = Plan(["batchserve", "batchserve-tuned"], {"tiny": [1, 16], "image": [8]}, 5, {})
     assert plan.entries("tiny") == ["batchserve"]
     assert plan.steps() == (1 + 5 * 2) + 2 * (1 + 5)
+
+
+def test_turns_with_images_are_longer_and_the_documents_say_so():
+    assert seconds_of_turns(["tiny", "image"], 3) == {"tiny": 3, "image": 6}
+    assert "medians of 2 rounds of 3 s each (image: 6 s)" in circumstances(results())
 
 
 def test_the_ideal_uses_all_cores_for_decoding_and_for_the_pass():
