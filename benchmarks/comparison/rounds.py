@@ -5,8 +5,9 @@ the same minute, and ratios are taken round by round.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -37,20 +38,22 @@ class Plan:
     """Who is measured, with what, how often and for how long.
 
     Args:
-        servers: in this order.
+        servers: by workload, in this order.
         clients: by workload.
         rounds: how often everybody has a turn at each number of clients.
         seconds: how long a turn is, by workload.
     """
 
-    servers: list[str]
-    clients: dict[str, list[int]]
+    servers: Mapping[str, list[str]]
+    clients: Mapping[str, list[int]]
     rounds: int
     seconds: Mapping[str, float]
 
     def entries(self, workload: str) -> list[str]:
         return [
-            name for name in self.servers if name == IDEAL or workload in SERVERS[name].workloads
+            name
+            for name in self.servers[workload]
+            if name == IDEAL or workload in SERVERS[name].workloads
         ]
 
     def steps(self) -> int:
@@ -123,19 +126,32 @@ def contestants(
 ) -> Iterator[list[Contestant]]:
     """Start servers, and stop them in the end. Who cannot be started is noted and left out."""
     reference = Reference(workload)
-    with ExitStack() as stack:
-        # A short name: sockets live below it.
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+    stops: list[Callable[[], None]] = []
+    # A short name: sockets live below it.
+    with tempfile.TemporaryDirectory(prefix="bench-") as path, all_at_once(stops):
+        folder = Path(path)
         answer = {"output": reference.outputs[0], "model": workload, "version": "1"}
         (folder / "answer.json").write_bytes(orjson.dumps(answer))
         present: list[Contestant] = []
         for name in names:
             report(f"{workload}: starting {name}")
             try:
-                present.append(_start(name, workload, folder, reference, stack, results))
+                present.append(_start(name, workload, folder, reference, stops, results))
             except Failed as error:
                 results.failed(name, workload, str(error))
         yield present
+
+
+@contextmanager
+def all_at_once(stops: list[Callable[[], None]]) -> Iterator[None]:
+    """Call whatever is in the list in the end: each of them waits for processes to end."""
+    try:
+        yield
+    finally:
+        with ThreadPoolExecutor() as pool:
+            ending = [pool.submit(stop) for stop in stops]
+        for one in ending:
+            one.result()
 
 
 def _start(
@@ -143,16 +159,16 @@ def _start(
     workload: str,
     folder: Path,
     reference: Reference,
-    stack: ExitStack,
+    stops: list[Callable[[], None]],
     results: Results,
 ) -> Contestant:
     if name == IDEAL:
         ideal = Ideal(workload, reference)
-        stack.callback(ideal.stop)
+        stops.append(ideal.stop)
         results.took_part(name, workload, ideal.settings())
         return ideal
     running = Running(SERVERS[name], workload, folder / name)
-    stack.callback(running.stop)
+    stops.append(running.stop)
     running.make_ready(reference)
     results.took_part(name, workload, SERVERS[name].settings(workload))
     return running

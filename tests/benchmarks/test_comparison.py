@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from comparison.passes import FOLDER, Count, Passes, counted
 from comparison.plots import plot
 from comparison.publish import circumstances
 from comparison.results import Results, read
-from comparison.rounds import Plan, rotated, seconds_of_turns
+from comparison.rounds import Plan, all_at_once, rotated, seconds_of_turns
 from comparison.samples import Reference
 from comparison.servers import SERVERS
 from comparison.servers.base import CORES
@@ -143,9 +144,24 @@ def test_everybody_comes_first_once():
 
 
 def test_a_plan_counts_starts_and_visits():
-    plan = Plan(["batchserve", "batchserve-tuned"], {"tiny": [1, 16], "image": [8]}, 5, {})
+    servers = dict.fromkeys(["tiny", "image"], ["batchserve", "batchserve-tuned"])
+    plan = Plan(servers, {"tiny": [1, 16], "image": [8]}, 5, {})
     assert plan.entries("tiny") == ["batchserve"]
     assert plan.steps() == (1 + 5 * 2) + 2 * (1 + 5)
+
+
+def test_all_are_stopped_at_once_and_whoever_cannot_be_stopped_hinders_nobody():
+    together, stopped = threading.Barrier(2), []
+
+    def stop():
+        stopped.append(together.wait(5))
+
+    def fail():
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"), all_at_once([fail, stop, stop]):
+        assert not stopped
+    assert sorted(stopped) == [0, 1]
 
 
 def test_turns_with_images_are_longer_and_the_documents_say_so():
