@@ -96,7 +96,7 @@ def _publish(options: argparse.Namespace) -> None:
 
 def _quick(_: argparse.Namespace) -> None:
     servers = {workload: [OURS, bound] for workload, bound in BOUNDS.items()}
-    clients = dict.fromkeys(BOUNDS, [QUICK_CLIENTS])
+    clients = {workload: [QUICK_CLIENTS] for workload in BOUNDS}
     results = Results(QUICK_ROUNDS, QUICK_SECONDS)
     seconds = seconds_of_turns(clients, QUICK_SECONDS)
     _measure(Plan(servers, clients, QUICK_ROUNDS, seconds), results, None)

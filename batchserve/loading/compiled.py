@@ -136,6 +136,7 @@ BESIDE = {
     "autotune",
     "channels_last",
     "cuda_graphs",
+    "split_batches",
 }
 
 

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from batchserve.config import ModelConfig
@@ -17,13 +17,18 @@ from batchserve.runners.forward import Forward
 from batchserve.runners.graph_choice import choose_graphs
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
-from batchserve.runners.warmup import USUAL, sizes_to_try, warm_up
+from batchserve.runners.split_choice import NotSplit, choose_split, may_split
+from batchserve.runners.threads import choose_threads
+from batchserve.runners.warmup import sizes_to_try, warm_up
 from batchserve.tasks.base import Task
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
+
+# The size of batch by which threads are chosen.
+USUAL = 8
 
 OnSize = Callable[[int, int | None], None]
 
@@ -63,8 +68,7 @@ def warm(
     with _explained(config, example):
         if may_choose_layout:
             _choose_layout(config, forward, example, most)
-        if config.autotune:
-            _autotune(config, forward, example, most, may_compile=task.fixed_shape)
+        _choose_threads(config, forward, example, most, may_compile=task.fixed_shape)
         seconds = _try_sizes(config, forward, example, most, on_size)
         seconds |= _record(config, task, forward, example, list(seconds))
         row = _try_answering(task, forward, example)
@@ -133,7 +137,7 @@ def _choose_layout(
     )
 
 
-def _autotune(
+def _choose_threads(
     config: ModelConfig,
     forward: Forward,
     example: "torch.Tensor",
@@ -141,13 +145,38 @@ def _autotune(
     *,
     may_compile: bool,
 ) -> None:
+    """Have a pass use as many cores as pay, and in the way that pays."""
     items = like(example, min(config.batching.max_batch_size or USUAL, USUAL, most))
+    with suppress(OutOfMemory):  # the warm-up will find for how many the memory suffices
+        if config.autotune:
+            _autotune(config, forward, items, may_compile=may_compile)
+        # Answers that are to stay the same to the bit must not hang on how busy the machine was.
+        elif not config.reproducible:
+            forward.threads = choose_threads(forward, items)
+        if config.split_batches and may_split(forward, items):
+            _choose_split(config, forward, items)
 
+
+def _autotune(
+    config: ModelConfig, forward: Forward, items: Sequence["torch.Tensor"], *, may_compile: bool
+) -> None:
     def found(threads: int) -> bool:
         return may_compile and is_compiled(config, threads, channels_last=forward.channels_last)
 
     tuned = autotune(forward, items, found, compiles_anyway=config.compile)
     logger.info("%s autotune: %s", config.key, tuned)
+
+
+def _choose_split(config: ModelConfig, forward: Forward, items: Sequence["torch.Tensor"]) -> None:
+    try:
+        gain = choose_split(forward, items)
+    except NotSplit as reason:
+        logger.info("%s split_batches: not used, %s", config.key, reason)
+        return
+    logger.info(
+        "%s split_batches: used, a part on each of %d cores, %.2f times as fast",
+        config.key, forward.threads, gain,
+    )  # fmt: skip
 
 
 def _try_sizes(
@@ -171,9 +200,7 @@ def _try_sizes(
     with one_compiles(config) if compiles else nullcontext():
         if compiles:
             _say_that_it_compiles(config)
-        seconds = warm_up(
-            forward, example, stated, tried, most, may_choose_threads=not config.autotune
-        )
+        seconds = warm_up(forward, example, stated, tried, most)
     if compiles:
         remember_compiled(config, forward.threads, channels_last=forward.channels_last)
     return seconds

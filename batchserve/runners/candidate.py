@@ -2,8 +2,8 @@
 
 import copy
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import cycle, islice
 from typing import Any
 
@@ -27,6 +27,8 @@ from batchserve.runners.comparison import largest_difference, largest_number
 from batchserve.runners.difference import Difference
 from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import like
+from batchserve.runners.split import Split
+from batchserve.runners.split_choice import NotSplit, choose_split, may_split
 from batchserve.samples import as_jpeg, drawn_jpeg, find_photos, mirrored
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
@@ -55,6 +57,8 @@ class Subject:
         self._config = config
         self._module = load_module(config)
         self._task = build_task(config, self._module)
+        self._split: Split | None = None
+        self._has_tried_split = not config.split_batches
         self.device = pick_device(config.device)
         self.items = items_for(self._task)
         if not self.items:
@@ -115,6 +119,7 @@ class Subject:
             channels_last=bool(config.channels_last),
         )
         forward.compile_what_comes()
+        forward.split = self._split_for(forward)
         is_scores = input_of(self._task)["kind"] == "image" and self._task.finite_rows
         return Candidate(
             forward,
@@ -123,6 +128,17 @@ class Subject:
             is_scores=is_scores or self._task.labels is not None,
             at_once=self.largest_batch or ITEMS,
         )
+
+    def _split_for(self, forward: Forward) -> Split | None:
+        """Return how batches will be computed in parts; found out with the first that could be."""
+        if not may_split(forward, self.items):
+            return None
+        if not self._has_tried_split:
+            self._has_tried_split = True
+            with suppress(NotSplit), _interruptible():
+                choose_split(forward, self.items)
+            self._split = forward.split
+        return self._split
 
     @property
     def _is_graph(self) -> bool:
@@ -202,13 +218,19 @@ class Candidate:
         return taken_s / passes
 
     def _run(self, items: Sequence[torch.Tensor]) -> list[Any]:
-        try:
+        with _interruptible():
             return self._forward(items)
-        except RuntimeError as error:
-            # The pass takes whatever ends it for the model's fault.
-            if isinstance(error.__cause__, KeyboardInterrupt):
-                raise error.__cause__ from None
-            raise
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let an interruption through: a pass takes whatever ends it for the model's fault."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
 
 
 def items_for(task: Task) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from batchserve.runners.base import DeviceLost, OutOfMemory, RowFault
 from batchserve.runners.graphs import Graph, Graphs
 from batchserve.runners.nested import mapped, tensors_in
 from batchserve.runners.recordable import check_recordable
+from batchserve.runners.split import Split, has_rows
 from batchserve.runners.transfer import Transfer, transfer_for
 from batchserve.tasks.base import Task
 
@@ -43,9 +44,11 @@ class Forward:
     Attributes:
         threads: cores that a pass uses.
         graphs: recorded passes to use; None: the module is called each time.
+        split: computes batches in parts; None: the module is given them whole.
     """
 
     graphs: Graphs | None = None
+    split: Split | None = None
 
     def __init__(
         self,
@@ -93,6 +96,11 @@ class Forward:
             self._module.compile_what_comes(fixed_shape=self._task.fixed_shape)
 
     @property
+    def module(self) -> torch.nn.Module:
+        """What is called in each pass."""
+        return self._module
+
+    @property
     def may_compile(self) -> bool:
         return isinstance(self._module, Compiled)
 
@@ -127,6 +135,19 @@ class Forward:
         module = self._module.module if isinstance(self._module, Compiled) else self._module
         with self._transfer.entered():
             check_recordable(partial(_call, module), self._inputs(tensors))
+
+    @torch.inference_mode()
+    def can_be_split(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether the module takes tensors with a row for each of these items, and returns one.
+
+        Raises:
+            Exception: whatever the module or the task raised.
+        """
+        with self._transfer.entered():
+            inputs = self._inputs(tensors)
+            output = _call(self._module, inputs)
+        rows = len(tensors)
+        return has_rows(inputs, rows) and torch.is_tensor(output) and has_rows(output, rows)
 
     @torch.inference_mode()
     def record(self, graphs: Graphs, tensors: Sequence[torch.Tensor]) -> Graph:
@@ -171,7 +192,7 @@ class Forward:
             torch.set_num_threads(self.threads)
         items = self._padded(tensors)
         with self._transfer.entered():
-            output = self._task.postprocess(self._output(self._inputs(items)))
+            output = self._task.postprocess(self._output(self._inputs(items), len(items)))
             output = self._transfer.answers(output)
         rows = rows_of(output, len(items))[: len(tensors)]
         # Once for the batch: an operation for each row would ask for the GIL each time.
@@ -191,7 +212,7 @@ class Forward:
         batch = self._transfer.batch(self._task, items)
         return mapped(self._as_the_module_takes_it, self._task.preprocess(batch))
 
-    def _output(self, inputs: Any) -> Any:
+    def _output(self, inputs: Any, rows: int) -> Any:
         if self.graphs is not None:
             try:
                 output = self.graphs(inputs)
@@ -201,6 +222,8 @@ class Forward:
             else:
                 if output is not None:
                     return output
+        if self.split is not None and rows > 1 and self.threads > 1:
+            return self.split(partial(_call, self._module), inputs, rows, self.threads)
         return _call(self._module, inputs)
 
     def _as_the_module_takes_it(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from statistics import median
 
 import torch
@@ -19,7 +18,6 @@ from batchserve.runners.base import OutOfMemory, Runner
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
 from batchserve.runners.thread import ThreadRunner
-from batchserve.runners.threads import choose_threads
 
 # Whatever blocks the event loop for longer makes other requests wait for it, which may pay for a
 # pass, but not for a long one.
@@ -30,8 +28,6 @@ TRIALS, TRIALS_S = 20, 0.3
 # batch, is not worth a thread, which contends with the loop for the GIL.
 REQUEST_S, LIGHT = 50e-6, 0.25
 TIMED_PASSES, TIMED_S = 5, 0.3
-# The size of batch by which the number of threads is chosen.
-USUAL = 8
 # Where N is to be found out, the search ends with a pass so long: it is a wait for others.
 LONG_PASS_S = 2.0
 # And it does not end with a pass so short, which any other process can have spoilt.
@@ -49,23 +45,20 @@ def warm_up(
     max_batch_size: int | None,
     on_size: Callable[[int, float], None] = lambda _size, _seconds: None,
     most: int = MOST,
-    *,
-    may_choose_threads: bool = True,
 ) -> dict[int, float]:
     """Run the sizes that batches may have, and find out what each takes.
 
     These are the powers of two up to `max_batch_size` and that itself. Where it is not stated, they
     are as many as pay; where every batch is padded, all sizes are one. A size that the memory does
-    not suffice for ends it. First the number of threads is chosen, unless batches are padded:
-    answers that are to stay the same to the bit must not hang on how busy the machine was.
+    not suffice for ends it.
 
     Args:
-        forward: the pass to warm up.
+        forward: the pass to warm up, with its number of threads: what is compiled is compiled for
+            so many.
         example: one item, without the batch dimension.
         max_batch_size: N; None: find out.
         on_size: called with each size and the seconds that a pass of it takes.
         most: the largest size to try where N is to be found out.
-        may_choose_threads: their number has not been chosen yet.
 
     Returns:
         Seconds by batch size. The largest is the one to use.
@@ -73,17 +66,11 @@ def warm_up(
     Raises:
         OutOfMemory: the memory does not even suffice for the smallest.
     """
+    forward.compile_what_comes()
     if forward.pad_to is not None:
-        forward.compile_what_comes()
         took_s = seconds_of_pass(forward, [example] * forward.pad_to)
         on_size(forward.pad_to, took_s)
         return {1: took_s, forward.pad_to: took_s}
-    usual = min(max_batch_size or USUAL, USUAL, most)
-    with suppress(OutOfMemory):
-        if may_choose_threads:
-            forward.threads = choose_threads(forward, [example] * usual)
-    # Only now: what is compiled is compiled for so many threads.
-    forward.compile_what_comes()
     if max_batch_size is None:
         return _search(forward, example, on_size, most)
     seconds = {}

@@ -144,7 +144,7 @@ def test_everybody_comes_first_once():
 
 
 def test_a_plan_counts_starts_and_visits():
-    servers = dict.fromkeys(["tiny", "image"], ["batchserve", "batchserve-tuned"])
+    servers = {name: ["batchserve", "batchserve-tuned"] for name in ("tiny", "image")}
     plan = Plan(servers, {"tiny": [1, 16], "image": [8]}, 5, {})
     assert plan.entries("tiny") == ["batchserve"]
     assert plan.steps() == (1 + 5 * 2) + 2 * (1 + 5)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from batchserve.batching.knee import powers_of_two
 from batchserve.runners.forward import Forward
 from batchserve.runners.threads import REQUEST_S, choose_threads, seconds_of_batch
-from batchserve.runners.warmup import warm_up
 from batchserve.tasks.tensor import TensorTask
 
 ITEMS = [torch.ones(3)] * 4
@@ -80,24 +79,6 @@ def test_one_thread_needs_no_trial():
     module = Takes({})
     assert choose_threads(forward_of(module, threads=1), ITEMS) == 1
     assert not module.seen
-
-
-def test_warming_up_begins_with_the_choice():
-    module = Takes({1: 0.001, 2: 0.01})
-    forward = forward_of(module)
-    warm_up(forward, ITEMS[0], 4)
-    assert forward.threads == 1
-    module.seen.clear()
-    forward(ITEMS)
-    assert module.seen == {1}
-
-
-def test_answers_that_stay_the_same_to_the_bit_are_computed_as_configured():
-    module = Takes({2: 0.01})
-    forward = forward_of(module, pad_to=4)
-    warm_up(forward, ITEMS[0], 4)
-    assert forward.threads == MOST
-    assert module.seen == {MOST}
 
 
 def test_of_several_numbers_the_fewest_that_pay_are_used():

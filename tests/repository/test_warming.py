@@ -1,0 +1,92 @@
+"""How a pass uses the cores is chosen before all sizes are tried."""
+
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from batchserve.repository.warming import warm
+from batchserve.runners.forward import Forward
+from batchserve.tasks.tensor import TensorTask
+
+CPU = torch.device("cpu")
+FASTER, SLOWER = {1: 0.02, 2: 0.004}, {1: 0.002, 2: 0.02}
+
+
+class Takes(nn.Module):
+    """Takes as long as the test says, by the number of threads."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.seen: set[int] = set()
+
+    def forward(self, batch: Tensor) -> Tensor:
+        threads = torch.get_num_threads()
+        self.seen.add(threads)
+        until_s = time.perf_counter() + self.seconds[threads]
+        while time.perf_counter() < until_s:
+            pass
+        return batch
+
+
+@pytest.fixture(autouse=True)
+def _restore():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def warmed(config, seconds: dict[int, float], pad_to: int | None = None) -> tuple[Forward, Takes]:
+    module, task = Takes(seconds), TensorTask((3,))
+    forward = Forward(module, task, CPU, torch.float32, pad_to, threads=2)
+    warm(config, task, forward, 8, lambda _done, _of: None)
+    return forward, module
+
+
+@pytest.fixture
+def _splits(monkeypatch):
+    monkeypatch.setattr(
+        "batchserve.runners.split_choice._gain", lambda _forward, _items, _split: 1.2
+    )
+    monkeypatch.setattr("batchserve.runners.split_choice._check_can_be_split", lambda *_: None)
+
+
+def test_a_pass_that_is_slower_on_two_threads_runs_on_one(configure):
+    forward, module = warmed(configure(batching={"max_batch_size": 4}).models[0], SLOWER)
+    assert forward.threads == 1
+    module.seen.clear()
+    forward([torch.ones(3)] * 4)
+    assert module.seen == {1}
+
+
+def test_answers_that_stay_the_same_to_the_bit_are_computed_as_configured(configure):
+    config = configure(batching={"max_batch_size": 4}, reproducible=True).models[0]
+    forward, module = warmed(config, {2: 0.001}, pad_to=4)
+    assert (forward.threads, forward.split) == (2, None)
+    assert module.seen == {2}
+
+
+@pytest.mark.usefixtures("_splits")
+def test_cores_that_share_a_pass_take_a_part_each(configure, caplog):
+    with caplog.at_level("INFO"):
+        forward, _ = warmed(configure().models[0], FASTER)
+    assert (forward.threads, forward.split is not None) == (2, True)
+    assert "split_batches: used, a part on each of 2 cores, 1.20 times as fast" in caplog.text
+
+
+@pytest.mark.usefixtures("_splits")
+def test_batches_stay_whole_where_the_config_says_so(configure, caplog):
+    with caplog.at_level("INFO"):
+        forward, _ = warmed(configure(split_batches=False).models[0], FASTER)
+    assert (forward.threads, forward.split) == (2, None)
+    assert "split_batches" not in caplog.text
+
+
+def test_why_batches_stay_whole_is_said(configure, caplog, monkeypatch):
+    monkeypatch.setattr("batchserve.runners.split_choice._gain", lambda *_: 0.5)
+    with caplog.at_level("INFO"):
+        forward, _ = warmed(configure().models[0], FASTER)
+    assert forward.split is None
+    assert "split_batches: not used, 0.50 times as fast" in caplog.text
