@@ -21,9 +21,9 @@ from batchserve.errors import StartupError
 from batchserve.greeting import greeting
 from batchserve.leaving import Leaving, Traffic
 from batchserve.lineage import LINEAGE
-from batchserve.loading import use_threads
 from batchserve.metrics import MULTIPROC_DIR, Metrics
 from batchserve.model_stats import ModelStats
+from batchserve.own_thread import keep_to_one_core
 from batchserve.repository import ModelVersion
 from batchserve.shadow import Shadow
 from batchserve.start import load_models
@@ -93,7 +93,7 @@ async def build_app(config: Config) -> web.Application:
         LoadError: a model cannot be loaded.
     """
     tracer = await asyncio.to_thread(make_tracer, config.server.otel_endpoint, os.environ)
-    use_threads(config.server.threads_of_forward)
+    keep_to_one_core()
     metrics, trace = Metrics(), Trace()
     shared = os.environ.get(MULTIPROC_DIR)
     model_stats = ModelStats(Path(shared) if shared else None)

@@ -90,11 +90,11 @@ def _download(config: Config) -> None:
 
 
 async def _load(config: Config) -> list[dict[str, Any]]:
-    from batchserve.loading import use_threads  # noqa: PLC0415
+    from batchserve.own_thread import keep_to_one_core  # noqa: PLC0415
     from batchserve.repository import ModelRepository  # noqa: PLC0415
     from batchserve.web.description import describe  # noqa: PLC0415
 
-    use_threads(config.server.threads_of_forward)
+    keep_to_one_core()
     repository = ModelRepository(config.models, threads=config.server.threads_of_forward)
     with Console(stderr=True).status("loading and warming up …"):
         await repository.load()
@@ -138,7 +138,7 @@ def _describe_quantized(config: Config) -> None:
 
     table = Table("model", "quantised", "MB", "answers differ by", "forward ms by batch size")
     for model in quantized:
-        found = compare_with_unquantized(model)
+        found = compare_with_unquantized(model, config.server.threads_of_forward)
         sides = [found.plain, found.changed]
         table.add_row(
             f"{model.name}:{model.version}",

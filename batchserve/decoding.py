@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from batchserve.own_thread import keep_to_one_core
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -20,8 +22,8 @@ class CodecPool:
     """
 
     def __init__(self, threads: int) -> None:
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._decoders = ThreadPoolExecutor(threads, "decode", keep_to_one_core)
+        self._encoder = ThreadPoolExecutor(1, "encode", keep_to_one_core)
 
     async def decode(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the function's result, computed by one of the decoding threads."""

@@ -39,6 +39,7 @@ LAYERS = [
     ["config", "batch"],
     ["config_file", "history_log", "trial_record"],
     ["permission"],
+    ["own_thread"],
     ["tasks", "loading", "decoding", "metrics", "trace", "records"],
     ["recorder", "otel"],
     *BATCHING,
@@ -59,7 +60,7 @@ LAYERS = [
 ]
 # Where a library is at home; elsewhere it would tie together what should be apart.
 HOMES = {
-    "torch": ["tasks", "loading", "runners", "demo", "testing"],
+    "torch": ["own_thread", "tasks", "loading", "runners", "demo", "testing"],
     "torchvision": ["tasks", "loading"],
     "aiohttp": ["web", "app", "testing.serving"],
     "yarl": ["web.fetch"],

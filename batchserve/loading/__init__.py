@@ -10,7 +10,7 @@ from batchserve.loading.compiled import (
 )
 from batchserve.loading.load import load_module
 from batchserve.loading.memory_format import has_convolutions, laid_out, lay_out
-from batchserve.loading.place import DTYPES, pick_device, place_module, use_threads
+from batchserve.loading.place import DTYPES, pick_device, place_module
 from batchserve.loading.program import largest_batch
 
 __all__ = [
@@ -28,5 +28,4 @@ __all__ = [
     "place_module",
     "remember_compiled",
     "stop_compiling",
-    "use_threads",
 ]

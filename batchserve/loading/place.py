@@ -16,11 +16,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def use_threads(count: int) -> None:
-    """Let each forward pass of this process use `count` cores."""
-    torch.set_num_threads(count)
-
-
 def pick_device(name: str) -> torch.device:
     """Return the device of that name; `auto` is the best that is there.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Literal
 
 from batchserve.batch import Batch, Fault
@@ -24,6 +25,7 @@ from batchserve.loading import (
     pick_device,
     place_module,
 )
+from batchserve.own_thread import in_own_thread
 from batchserve.repository.warming import warm
 from batchserve.runners.device import give_memory_back
 from batchserve.runners.forward import Forward
@@ -173,9 +175,9 @@ class ModelVersion:
         started_s = time.monotonic()
         logger.info("%s loading %s", self.key, shown(self.config.source))
         try:
-            forward = await asyncio.to_thread(self._load)
+            forward = await in_own_thread(self._load, "load")
             if self._moved_on(State.LOADING, State.WARMING):
-                self.forward_s = await asyncio.to_thread(self._warm_up, forward)
+                self.forward_s = await in_own_thread(partial(self._warm_up, forward), "warm-up")
             if self.state is State.WARMING:
                 self.batcher = await self._start(forward, on_batch, on_fault)
                 self.loaded = True

@@ -148,13 +148,23 @@ def _choose_threads(
     """Have a pass use as many cores as pay, and in the way that pays."""
     items = like(example, min(config.batching.max_batch_size or USUAL, USUAL, most))
     with suppress(OutOfMemory):  # the warm-up will find for how many the memory suffices
+        # What is compiled is compiled for a number of threads, and would be for two.
+        compiles = config.compile and forward.may_compile
+        if config.split_batches and not compiles and may_split(forward, items):
+            _choose_split(config, forward, items)
         if config.autotune:
             _autotune(config, forward, items, may_compile=may_compile)
         # Answers that are to stay the same to the bit must not hang on how busy the machine was.
         elif not config.reproducible:
             forward.threads = choose_threads(forward, items)
-        if config.split_batches and may_split(forward, items):
-            _choose_split(config, forward, items)
+            logger.info("%s threads: %s", config.key, _threads_of(forward))
+
+
+def _threads_of(forward: Forward) -> str:
+    """Say on how many cores a pass runs, and how they share it."""
+    if forward.threads == 1:
+        return "1"
+    return f"{forward.threads}, {'a part of the batch' if forward.split else 'each layer'} on each"
 
 
 def _autotune(
@@ -172,11 +182,8 @@ def _choose_split(config: ModelConfig, forward: Forward, items: Sequence["torch.
         gain = choose_split(forward, items)
     except NotSplit as reason:
         logger.info("%s split_batches: not used, %s", config.key, reason)
-        return
-    logger.info(
-        "%s split_batches: used, a part on each of %d cores, %.2f times as fast",
-        config.key, forward.threads, gain,
-    )  # fmt: skip
+    else:
+        logger.info("%s split_batches: %.2f times as fast", config.key, gain)
 
 
 def _try_sizes(

@@ -74,6 +74,7 @@ def autotune(
 def _try_compiled(forward: Forward, items: Sequence[torch.Tensor]) -> Tuned:
     expected = forward(items)
     plain_s = _seconds(forward, items)
+    split, forward.split = forward.split, None
     forward.compile_what_comes()
     try:
         # As at warm-up, so that the same is found in the cache: one item, and then several.
@@ -81,11 +82,14 @@ def _try_compiled(forward: Forward, items: Sequence[torch.Tensor]) -> Tuned:
             rows = forward(items[:size])
         compiled_s = _seconds(forward, items)
     except Exception:  # noqa: BLE001 - as compilers fail; uncompiled it has just run
+        forward.split = split
         return Tuned(forward.threads, compiled=False, gain=0.0)
     difference = largest_difference(rows, expected) / (largest_number(expected) or 1.0)
     gain = plain_s / compiled_s
-    same = difference <= TOLERANCE
-    return Tuned(forward.threads, compiled=same and gain * (1 - WORTH) > 1, gain=gain)
+    compiled = difference <= TOLERANCE and gain * (1 - WORTH) > 1
+    if not compiled:
+        forward.split = split
+    return Tuned(forward.threads, compiled=compiled, gain=gain)
 
 
 def _seconds(forward: Forward, items: Sequence[torch.Tensor]) -> float:

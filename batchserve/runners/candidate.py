@@ -131,7 +131,7 @@ class Subject:
 
     def _split_for(self, forward: Forward) -> Split | None:
         """Return how batches will be computed in parts; found out with the first that could be."""
-        if not may_split(forward, self.items):
+        if forward.may_compile or not may_split(forward, self.items):
             return None
         if not self._has_tried_split:
             self._has_tried_split = True

@@ -54,8 +54,12 @@ class Comparison:
     magnitude: float | None
 
 
-def compare_with_unquantized(config: ModelConfig) -> Comparison:
+def compare_with_unquantized(config: ModelConfig, threads: int | None = None) -> Comparison:
     """Load a model, quantise a copy of it, and ask both about the example and others like it.
+
+    Args:
+        config: of the quantised one.
+        threads: cores that a pass may use; None: as many as torch is told to.
 
     Raises:
         LoadError: it cannot be loaded, or not be quantised.
@@ -63,8 +67,8 @@ def compare_with_unquantized(config: ModelConfig) -> Comparison:
     module = load_module(config)
     task = build_task(config, module)
     unquantized = config.model_copy(update={"quantize": None})
-    plain, plain_bytes = _forward(copy.deepcopy(module), task, unquantized)
-    changed, changed_bytes = _forward(module, task, config)
+    plain, plain_bytes = _forward(copy.deepcopy(module), task, unquantized, threads)
+    changed, changed_bytes = _forward(module, task, config, threads)
     items = _items(task)
     if not items:
         return Comparison(Cost(plain_bytes, {}), Cost(changed_bytes, {}), None, None)
@@ -102,13 +106,16 @@ def _largest(numbers: torch.Tensor) -> float:
     return numbers.abs().max().item() if len(numbers) else 0.0
 
 
-def _forward(module: nn.Module, task: Task, config: ModelConfig) -> tuple[Forward, int]:
+def _forward(
+    module: nn.Module, task: Task, config: ModelConfig, threads: int | None
+) -> tuple[Forward, int]:
     """Return a placed module's forward pass, and the bytes that it takes."""
     device = pick_device(config.device)
     module = place_module(module, config, device)
     forward = Forward(
-        module, task, device, DTYPES[config.precision], channels_last=bool(config.channels_last)
-    )
+        module, task, device, DTYPES[config.precision], threads=threads,
+        channels_last=bool(config.channels_last),
+    )  # fmt: skip
     forward.compile_what_comes()
     return forward, bytes_of(module)
 

@@ -24,17 +24,16 @@ class NotSplit(Exception):
 
 def may_split(forward: Forward, items: Sequence[torch.Tensor]) -> bool:
     """Whether there is something to choose: several cores share a pass of several items."""
-    # What is compiled is compiled for a number of threads, and would be for two; and where all
-    # batches are padded, answers that stay the same to the bit must not hang on a trial.
-    is_plain = not forward.may_compile and forward.pad_to is None
-    return is_plain and forward.on_cpu and forward.threads > 1 and len(items) > 1
+    # Answers that are to stay the same to the bit must not hang on how busy the machine was.
+    is_padded = forward.pad_to is not None
+    return forward.on_cpu and forward.threads > 1 and len(items) > 1 and not is_padded
 
 
 def choose_split(forward: Forward, items: Sequence[torch.Tensor]) -> float:
     """Have batches computed in parts, one for each thread of the pass, unless that is slower.
 
     Args:
-        forward: the pass, with all else chosen, which `may_split`; changed if parts are no slower.
+        forward: the pass, not compiled, which `may_split`; changed if parts are no slower.
         items: of one batch, no two of them alike.
 
     Returns:

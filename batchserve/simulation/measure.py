@@ -22,14 +22,14 @@ def measure(config: Config, model: ModelConfig, folder: Path) -> dict[int, float
     sys.path.insert(0, str(folder))
     use_huge_pages()
     # Importing torch takes seconds, which only this needs to spend.
-    from batchserve.loading import use_threads  # noqa: PLC0415
+    from batchserve.own_thread import keep_to_one_core  # noqa: PLC0415
     from batchserve.repository import ModelVersion  # noqa: PLC0415
 
     async def load() -> dict[int, float]:
-        version = ModelVersion(model)
+        version = ModelVersion(model, threads=config.server.threads_of_forward)
         await version.load(lambda _model, _batch: None)
         await version.close()
         return version.forward_s
 
-    use_threads(config.server.threads_of_forward)
+    keep_to_one_core()
     return asyncio.run(load())

@@ -14,8 +14,9 @@ from batchserve.config import Config, ModelConfig
 from batchserve.config_file import read_config
 from batchserve.cores import usable_cores
 from batchserve.errors import ConfigError
-from batchserve.loading import pick_device, remember_compiled, stop_compiling, use_threads
+from batchserve.loading import pick_device, remember_compiled, stop_compiling
 from batchserve.memory import use_huge_pages
+from batchserve.own_thread import keep_to_one_core
 from batchserve.plotting import check_plot
 from batchserve.repository.advice import ROOM_FOR_PASSES
 from batchserve.runners.candidate import Candidate, Subject
@@ -76,7 +77,7 @@ def _measure(options: Options, config: Config, model: ModelConfig) -> tuple[list
     console = Console(stderr=True)
     budget = Budget(options.budget)
     with View(console, budget) as view:
-        use_threads(config.server.threads_of_forward)
+        keep_to_one_core()
         subject = Subject(model)
 
         def make(variant: Variant, threads: int) -> Candidate:
