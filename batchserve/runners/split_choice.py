@@ -63,6 +63,7 @@ def choose_split(forward: Forward, items: Sequence[torch.Tensor]) -> float:
 
 
 def _check_can_be_split(forward: Forward, items: Sequence[torch.Tensor]) -> None:
+    forward(items)  # as often as it takes to have what is computed once
     # Two numbers of rows, or something else might just have as many as there are rows.
     if not all(forward.can_be_split(items[:count]) for count in (len(items), len(items) - 1)):
         raise NotSplit("the model takes or returns something else than a row for each item")
