@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 def keep_to_one_core() -> None:
-    """Have this thread, and those that begin after it, share no work; passes say what they use."""
+    """Have this thread share no work, whatever others were told; a pass says what it uses."""
     torch.set_num_threads(1)
 
 
@@ -30,7 +30,7 @@ async def in_own_thread(function: Callable[[], R], name: str) -> R:
         function: may take its time. If nobody waits for it any more, it goes on nevertheless.
         name: of the thread.
     """
-    threads = ThreadPoolExecutor(1, thread_name_prefix=name)
+    threads = ThreadPoolExecutor(1, name, keep_to_one_core)
     context = contextvars.copy_context()
     try:
         return await asyncio.get_running_loop().run_in_executor(threads, context.run, function)

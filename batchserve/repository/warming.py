@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from batchserve.config import ModelConfig
@@ -17,7 +17,7 @@ from batchserve.runners.forward import Forward
 from batchserve.runners.graph_choice import choose_graphs
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
-from batchserve.runners.split_choice import NotSplit, choose_split, may_split
+from batchserve.runners.split_choice import NotSplit, choose_split, is_known, may_split
 from batchserve.runners.threads import choose_threads
 from batchserve.runners.warmup import sizes_to_try, warm_up
 from batchserve.tasks.base import Task
@@ -146,18 +146,25 @@ def _choose_threads(
     may_compile: bool,
 ) -> None:
     """Have a pass use as many cores as pay, and in the way that pays."""
-    items = like(example, min(config.batching.max_batch_size or USUAL, USUAL, most))
-    with suppress(OutOfMemory):  # the warm-up will find for how many the memory suffices
-        # What is compiled is compiled for a number of threads, and would be for two.
-        compiles = config.compile and forward.may_compile
-        if config.split_batches and not compiles and may_split(forward, items):
-            _choose_split(config, forward, items)
-        if config.autotune:
-            _autotune(config, forward, items, may_compile=may_compile)
-        # Answers that are to stay the same to the bit must not hang on how busy the machine was.
-        elif not config.reproducible:
-            forward.threads = choose_threads(forward, items)
-            logger.info("%s threads: %s", config.key, _threads_of(forward))
+    usual = max(USUAL, forward.threads)
+    count = min(config.batching.max_batch_size or usual, usual, most)
+    items = like(example, count)
+    # What is compiled is compiled for a number of threads, and would be for two.
+    compiles = config.compile and forward.may_compile
+    if config.split_batches is not False and not compiles and may_split(forward, items):
+        _choose_split(config, forward, items)
+    if config.autotune:
+        _autotune(config, forward, items[:USUAL], may_compile=may_compile)
+    # Answers that are to stay the same to the bit must not hang on how busy the machine was.
+    elif forward.on_cpu and not config.reproducible:
+        cores = forward.threads
+        try:
+            forward.threads = choose_threads(forward, [example] * min(count, USUAL))
+        except OutOfMemory:  # the warm-up will find for how many the memory suffices
+            forward.threads = cores
+        logger.info("%s threads: %s", config.key, _threads_of(forward))
+    if forward.threads == 1:
+        forward.split = None
 
 
 def _threads_of(forward: Forward) -> str:
@@ -178,8 +185,17 @@ def _autotune(
 
 
 def _choose_split(config: ModelConfig, forward: Forward, items: Sequence["torch.Tensor"]) -> None:
+    if config.split_batches is None and not is_known(forward.module):
+        logger.info(
+            "%s split_batches: not tried, as this model may not stand being called from several "
+            "threads at once; if it does, true has it tried",
+            config.key,
+        )
+        return
     try:
         gain = choose_split(forward, items)
+    except OutOfMemory:
+        return  # the warm-up will find for how many the memory suffices
     except NotSplit as reason:
         logger.info("%s split_batches: not used, %s", config.key, reason)
     else:

@@ -23,12 +23,13 @@ from batchserve.loading import (
 )
 from batchserve.loading.program import Program
 from batchserve.loading.quantize import bytes_of, is_linear
+from batchserve.runners.base import OutOfMemory
 from batchserve.runners.comparison import largest_difference, largest_number
 from batchserve.runners.difference import Difference
 from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import like
 from batchserve.runners.split import Split
-from batchserve.runners.split_choice import NotSplit, choose_split, may_split
+from batchserve.runners.split_choice import NotSplit, choose_split, is_known, may_split
 from batchserve.samples import as_jpeg, drawn_jpeg, find_photos, mirrored
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
@@ -58,7 +59,7 @@ class Subject:
         self._module = load_module(config)
         self._task = build_task(config, self._module)
         self._split: Split | None = None
-        self._has_tried_split = not config.split_batches
+        self._has_tried_split = config.split_batches is False
         self.device = pick_device(config.device)
         self.items = items_for(self._task)
         if not self.items:
@@ -131,12 +132,15 @@ class Subject:
 
     def _split_for(self, forward: Forward) -> Split | None:
         """Return how batches will be computed in parts; found out with the first that could be."""
-        if forward.may_compile or not may_split(forward, self.items):
+        items = self.items[: self.largest_batch or ITEMS]
+        if forward.may_compile or not may_split(forward, items):
             return None
         if not self._has_tried_split:
             self._has_tried_split = True
-            with suppress(NotSplit), _interruptible():
-                choose_split(forward, self.items)
+            is_tried = self._config.split_batches or is_known(self._module)
+            with suppress(NotSplit, OutOfMemory), _interruptible():
+                if is_tried:
+                    choose_split(forward, items)
             self._split = forward.split
         return self._split
 

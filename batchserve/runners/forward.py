@@ -14,7 +14,7 @@ from batchserve.runners.base import DeviceLost, OutOfMemory, RowFault
 from batchserve.runners.graphs import Graph, Graphs
 from batchserve.runners.nested import mapped, tensors_in
 from batchserve.runners.recordable import check_recordable
-from batchserve.runners.split import Split, has_rows
+from batchserve.runners.split import Split, has_rows, pays
 from batchserve.runners.transfer import Transfer, transfer_for
 from batchserve.tasks.base import Task
 
@@ -94,6 +94,11 @@ class Forward:
         """From now on, compile what is not compiled yet, if the module is to be compiled."""
         if isinstance(self._module, Compiled):
             self._module.compile_what_comes(fixed_shape=self._task.fixed_shape)
+
+    @property
+    def fixed_shape(self) -> bool:
+        """Whether all items have one shape."""
+        return self._task.fixed_shape
 
     @property
     def module(self) -> torch.nn.Module:
@@ -222,7 +227,7 @@ class Forward:
             else:
                 if output is not None:
                     return output
-        if self.split is not None and rows > 1 and self.threads > 1:
+        if self.split is not None and pays(rows, self.threads):
             return self.split(partial(_call, self._module), inputs, rows, self.threads)
         return _call(self._module, inputs)
 

@@ -5,6 +5,7 @@ core for a moment, to the decoding of the next images or to another process, all
 Parts wait for each other once, at the end.
 """
 
+import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,9 +18,12 @@ from typing import Any
 
 import torch
 
+from batchserve.own_thread import keep_to_one_core
 from batchserve.runners.nested import mapped, tensors_in
 
 Compute = Callable[[Any], Any]
+# The share of the cores' time that must be of use while the longest part is computed.
+LEAST_BUSY = 0.75
 
 
 class Split:
@@ -31,50 +35,72 @@ class Split:
 
     def __init__(self, most: int) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        weakref.finalize(self, _end, self._jobs, most)
         for place in range(most):
             threading.Thread(
                 target=_work, args=(self._jobs,), name=f"part-{place}", daemon=True
             ).start()
-        weakref.finalize(self, _end, self._jobs, most)
 
-    def __call__(self, compute: Compute, inputs: Any, rows: int, cores: int) -> torch.Tensor:
+    def __call__(self, compute: Compute, inputs: Any, rows: int, cores: int) -> Any:
         """Return what `compute` makes of all inputs.
 
         Args:
             compute: the module, which takes its inputs as one, and returns a tensor.
             inputs: a tensor with so many rows, or a structure of such.
             rows: at least 1.
-            cores: to use for them all together.
+            cores: to use, each for one part.
 
         Raises:
             Exception: whatever one of the parts raised, once all have ended.
         """
         count = min(rows, cores)
-        parts, threads = _parts(inputs, rows, count), cores // count
-        jobs = [Job(compute, part, threads, Future()) for part in parts]
+        ends = [rows * place // count for place in range(count + 1)]
+        jobs = [Job(compute, _part(inputs, slice(*part)), Future()) for part in pairwise(ends)]
         for job in jobs:
             self._jobs.put(job)
-        wait([job.future for job in jobs])
-        return torch.cat([job.future.result() for job in jobs])
+        try:
+            wait([job.future for job in jobs])
+            outputs = list(map(Future.result, [job.future for job in jobs]))
+        finally:
+            # An error's traceback holds this frame.
+            del jobs, job
+        sizes = [end - begin for begin, end in pairwise(ends)]
+        if [*map(_rows_of, outputs)] == sizes and len({*map(_kind_of, outputs)}) == 1:
+            return torch.cat(outputs)
+        # What comes of a row depends on the others, as where all are cut to the longest.
+        return compute(inputs)
+
+
+def pays(rows: int, cores: int) -> bool:
+    """Whether so many rows can be shared out with few cores left idle while others compute."""
+    return cores > 1 and rows >= LEAST_BUSY * math.ceil(rows / cores) * cores
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A part, and on how many threads it is computed."""
+    """A part of a batch."""
 
     compute: Compute
     inputs: Any
-    threads: int
     future: "Future[torch.Tensor]"
 
     def run(self) -> None:
-        if torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)
         try:
             with torch.inference_mode():
                 self.future.set_result(self.compute(self.inputs))
         except BaseException as error:  # noqa: BLE001 - the thread goes on, whatever the model does
             self.future.set_exception(error)
+        finally:
+            # An error's traceback holds this frame, and so the future that holds the error.
+            del self
+
+
+def _rows_of(output: Any) -> int:
+    return len(output) if torch.is_tensor(output) and output.ndim else 0
+
+
+def _kind_of(output: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    return output.shape[1:], output.dtype
 
 
 def has_rows(value: Any, rows: int) -> bool:
@@ -83,12 +109,12 @@ def has_rows(value: Any, rows: int) -> bool:
     return bool(tensors) and all(tensor.ndim and len(tensor) == rows for tensor in tensors)
 
 
-def _parts(inputs: Any, rows: int, count: int) -> list[Any]:
-    ends = [rows * place // count for place in range(count + 1)]
-    return [mapped(itemgetter(slice(begin, end)), inputs) for begin, end in pairwise(ends)]
+def _part(inputs: Any, rows: slice) -> Any:
+    return mapped(itemgetter(rows), inputs)
 
 
 def _work(jobs: SimpleQueue[Job | None]) -> None:
+    keep_to_one_core()
     while (job := jobs.get()) is not None:
         job.run()
         # Nothing of a batch shall be held while the next one is waited for.

@@ -7,14 +7,17 @@ from typing import Any
 
 import torch
 
+from batchserve.runners.base import OutOfMemory
 from batchserve.runners.comparison import largest_difference, largest_number
 from batchserve.runners.forward import Forward
 from batchserve.runners.layout import ROUNDINGS, TOLERANCE
-from batchserve.runners.split import Split
+from batchserve.runners.split import Split, pays
 
 TRIALS, TRIALS_S = 5, 2.0
 # Parts may be so much slower while nothing else happens: while other things do, they are faster.
 LEAST = 0.95
+# Packages of modules that can be called from several threads at once.
+KNOWN = ("torch", "torchvision", "batchserve")
 SCALARS = (int, float, complex, str, bytes, bool, type(None))
 
 
@@ -23,10 +26,21 @@ class NotSplit(Exception):
 
 
 def may_split(forward: Forward, items: Sequence[torch.Tensor]) -> bool:
-    """Whether there is something to choose: several cores share a pass of several items."""
-    # Answers that are to stay the same to the bit must not hang on how busy the machine was.
-    is_padded = forward.pad_to is not None
-    return forward.on_cpu and forward.threads > 1 and len(items) > 1 and not is_padded
+    """Whether there is something to choose: several cores share a pass of enough items."""
+    # Answers that are to stay the same to the bit must not hang on how busy the machine was; and
+    # what a model computes once for each shape, two threads might compute at once.
+    is_usual = forward.on_cpu and forward.pad_to is None and forward.fixed_shape
+    return is_usual and len(items) > 1 and pays(len(items), forward.threads)
+
+
+def is_known(module: torch.nn.Module) -> bool:
+    """Whether it is made of modules that keep nothing of a pass, for whoever wrote them says so.
+
+    In eager mode that is torch's and torchvision's own; TorchScript tells by its code.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return "prim::SetAttr" not in str(module.inlined_graph)
+    return all(type(part).__module__.split(".")[0] in KNOWN for part in module.modules())
 
 
 def choose_split(forward: Forward, items: Sequence[torch.Tensor]) -> float:
@@ -41,9 +55,20 @@ def choose_split(forward: Forward, items: Sequence[torch.Tensor]) -> float:
 
     Raises:
         NotSplit: why not.
-        Exception: whatever the pass raises.
+        OutOfMemory: the memory does not suffice to try.
     """
-    _check_can_be_split(forward, items)
+    try:
+        _check_can_be_split(forward, items)
+        gain = _tried(forward, items)
+    except (NotSplit, OutOfMemory):
+        raise
+    except Exception as error:
+        # The items are made up, and may be nothing that the model takes.
+        raise NotSplit(f"the trial failed: {type(error).__name__}: {error}") from error
+    return gain
+
+
+def _tried(forward: Forward, items: Sequence[torch.Tensor]) -> float:
     split = Split(forward.threads)
     expected = forward(items)
     forward.split = split

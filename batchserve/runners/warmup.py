@@ -158,7 +158,9 @@ async def choose_runner(
         size: the largest batch.
     """
     threaded = ThreadRunner(forward)
-    if example is None or full_batch_s > DOUBTFUL_S:
+    # Where others compute parts, the loop would have to wait for them.
+    in_parts = forward.split is not None and forward.threads > 1
+    if example is None or full_batch_s > DOUBTFUL_S or in_parts:
         return threaded
     light_s = max(LOOP_BUDGET_S, LIGHT * size * REQUEST_S)
     if full_batch_s > light_s and await _thread_pays(forward, threaded, [example] * size):

@@ -80,7 +80,7 @@ def test_cores_of_which_only_parts_make_good_use_take_a_part_each(configure, cap
     task = TensorTask((3,))
     forward = Forward(Halves(), task, CPU, torch.float32, threads=2)
     with caplog.at_level("INFO"):
-        warm(configure().models[0], task, forward, 8, lambda _done, _of: None)
+        warm(configure(split_batches=True).models[0], task, forward, 8, lambda _done, _of: None)
     assert (forward.threads, forward.split is not None) == (2, True)
     assert "split_batches: 1.20 times as fast" in caplog.text
     assert "threads: 2, a part of the batch on each" in caplog.text
@@ -98,6 +98,44 @@ def test_batches_stay_whole_where_the_config_says_so(configure, caplog):
 def test_why_batches_stay_whole_is_said(configure, caplog, monkeypatch):
     monkeypatch.setattr("batchserve.runners.split_choice._gain", lambda *_: 0.5)
     with caplog.at_level("INFO"):
-        forward, _ = warmed(configure().models[0], FASTER)
+        forward, _ = warmed(configure(split_batches=True).models[0], FASTER)
     assert forward.split is None
     assert "split_batches: not used, 0.50 times as fast" in caplog.text
+
+
+@pytest.mark.usefixtures("_splits")
+def test_a_model_of_ones_own_is_split_only_if_asked_for(configure, caplog):
+    with caplog.at_level("INFO"):
+        forward, _ = warmed(configure().models[0], FASTER)
+    assert (forward.threads, forward.split) == (2, None)
+    assert "split_batches: not tried, as this model may not stand being called" in caplog.text
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_model_has_to_take_what_is_made_up(configure, threads):
+    class Embeds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(10, 4)
+
+        def forward(self, batch: Tensor) -> Tensor:
+            embedded: Tensor = self.embedding(batch[:, 0].long())
+            return embedded
+
+    config, task = configure(split_batches=True).models[0], TensorTask((3,))
+    forward = Forward(Embeds(), task, CPU, torch.float32, threads=threads)
+    seconds, _ = warm(config, task, forward, 8, lambda _done, _of: None)
+    assert seconds
+
+
+def test_memory_that_does_not_suffice_for_the_trial_leaves_the_cores_as_configured(configure):
+    class Greedy(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            if len(batch) > 2:
+                raise MemoryError
+            return batch
+
+    config, task = configure(split_batches=True).models[0], TensorTask((3,))
+    forward = Forward(Greedy(), task, CPU, torch.float32, threads=2)
+    seconds, _ = warm(config, task, forward, 8, lambda _done, _of: None)
+    assert (max(seconds), forward.threads, forward.split) == (2, 2, None)

@@ -3,16 +3,19 @@
 import gc
 import threading
 import time
+import weakref
+from contextlib import suppress
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import like
-from batchserve.runners.split import Split, has_rows
-from batchserve.runners.split_choice import NotSplit, choose_split, may_split
+from batchserve.runners.split import Split, has_rows, pays
+from batchserve.runners.split_choice import NotSplit, choose_split, is_known, may_split
 from batchserve.tasks.tensor import TensorTask
 
 CPU = torch.device("cpu")
@@ -37,7 +40,8 @@ class Plain(nn.Module):
 
 
 def forward_of(module: nn.Module, threads: int = 2, **kwargs) -> Forward:
-    return Forward(module, TensorTask(), CPU, torch.float32, threads=threads, **kwargs)
+    task = kwargs.pop("task", None) or TensorTask((3,))
+    return Forward(module, task, CPU, torch.float32, threads=threads, **kwargs)
 
 
 @pytest.fixture
@@ -57,9 +61,9 @@ def gains(monkeypatch):
     [
         (8, 2, [(4, 1), (4, 1)]),
         (5, 2, [(2, 1), (3, 1)]),
-        (2, 4, [(1, 2), (1, 2)]),
+        (2, 4, [(1, 1), (1, 1)]),
         (7, 3, [(2, 1), (2, 1), (3, 1)]),
-        (1, 2, [(1, 2)]),
+        (1, 2, [(1, 1)]),
     ],
 )
 def test_all_cores_get_a_part_and_rows_keep_their_order(rows, cores, parts):
@@ -100,6 +104,59 @@ def test_structures_are_split_tensor_by_tensor():
 )
 def test_rows_are_those_of_every_tensor(value, are):
     assert has_rows(value, 4) is are
+
+
+@pytest.mark.parametrize(
+    ("rows", "cores", "are"),
+    [
+        (8, 1, False),
+        (1, 2, False),
+        (2, 2, True),
+        (3, 2, True),
+        (11, 16, False),
+        (12, 16, True),
+        (17, 16, False),
+        (24, 16, True),
+    ],
+)
+def test_parts_pay_where_few_cores_are_left_idle(rows, cores, are):
+    assert pays(rows, cores) is are
+
+
+def test_a_batch_is_computed_whole_where_what_comes_of_a_row_depends_on_the_others():
+    def trimmed(part: Tensor) -> Tensor:
+        return part[:, : int(part.max())]
+
+    batch = torch.tensor([[1, 1, 0], [1, 2, 0], [1, 1, 0], [3, 1, 1]])
+    assert torch.equal(Split(2)(trimmed, batch, 4, 2), batch)
+
+
+def test_rows_that_are_missing_in_one_part_are_not_made_up_by_another():
+    def shifted(part: Tensor) -> Tensor:
+        return part[1:] if len(part) == 4 else part if part[0] == 0 else torch.cat([part, part[:1]])
+
+    assert len(Split(2)(shifted, torch.arange(4), 4, 2)) == 3
+
+
+def test_of_a_part_that_failed_nothing_is_held():
+    kept = []
+
+    def compute(part: Tensor) -> Tensor:
+        kept.append(weakref.ref(part))
+        raise ValueError("no")
+
+    split = Split(2)
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            split(compute, torch.zeros(2), 2, 2)
+        assert len(kept) == 2
+        until_s = time.monotonic() + 5
+        while any(ref() is not None for ref in kept) and time.monotonic() < until_s:
+            time.sleep(0.001)  # the threads may not have let go of it yet
+        assert not any(ref() is not None for ref in kept)
+    finally:
+        gc.enable()
 
 
 def test_an_error_comes_through_when_all_parts_have_ended():
@@ -173,14 +230,54 @@ def test_parts_may_be_a_little_slower_while_nothing_else_happens(gains, gain, us
     assert (forward.split is not None) == used
 
 
-def test_it_is_really_measured():
-    forward = forward_of(nn.Linear(3, 3))
-    try:
-        gain = choose_split(forward, ITEMS)
-    except NotSplit as reason:
-        assert "times as fast" in str(reason)  # noqa: PT017 - either may come of it
+@pytest.mark.parametrize(("whole_s", "part_s", "used"), [(0.02, 0.005, True), (0.005, 0.02, False)])
+def test_it_is_really_measured(whole_s, part_s, used):
+    class Takes(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            time.sleep(whole_s if len(batch) == len(ITEMS) else part_s)
+            return batch
+
+    forward = forward_of(Takes())
+    if used:
+        assert choose_split(forward, ITEMS) > 2
     else:
-        assert 0.95 <= gain < 1000
+        with pytest.raises(NotSplit, match="times as fast"):
+            choose_split(forward, ITEMS)
+    assert (forward.split is not None) == used
+
+
+def test_made_up_items_may_be_nothing_that_the_model_takes():
+    class Picky(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            raise IndexError("index out of range in self")
+
+    with pytest.raises(NotSplit, match="the trial failed: IndexError"):
+        choose_split(forward_of(Picky()), ITEMS)
+
+
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, batch: Tensor) -> Tensor:
+        self.passes += 1
+        return batch
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize(
+    ("make", "known"),
+    [
+        (lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU()), True),
+        (torchvision.models.squeezenet1_1, True),
+        (lambda: nn.Sequential(nn.Linear(3, 3), Plain()), False),
+        (lambda: torch.jit.script(nn.Sequential(nn.Linear(3, 3), Plain())), True),
+        (lambda: torch.jit.script(nn.Sequential(Scripted())), False),
+    ],
+)
+def test_torchs_own_modules_are_known_and_scripts_by_their_code(make, known):
+    assert is_known(make()) is known
 
 
 class Remembers(Plain):
@@ -281,6 +378,8 @@ def test_hooks_may_keep_what_nobody_sees(gains):
         ({"threads": 1}, ITEMS, False),
         ({"pad_to": 8}, ITEMS, False),
         ({}, ITEMS[:1], False),
+        ({"threads": 16}, ITEMS, False),
+        ({"task": TensorTask()}, ITEMS, False),  # a new shape may be met by two threads at once
     ],
 )
 def test_where_there_is_something_to_choose(kwargs, items, may):

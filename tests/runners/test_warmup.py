@@ -10,6 +10,7 @@ from batchserve.batching.knee import disappoints, largest_that_pays
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
+from batchserve.runners.split import Split
 from batchserve.runners.thread import ThreadRunner
 from batchserve.runners.warmup import (
     REQUEST_S,
@@ -265,6 +266,14 @@ async def test_what_is_measured_is_a_pass_and_the_answers_to_its_batch():
 async def test_beside_many_answers_a_light_pass_is_not_worth_a_thread():
     runner = await choose_runner(forward_of(Double()), EXAMPLE, full_batch_s=0.7e-3, size=64)
     assert isinstance(runner, InlineRunner)
+    runner.close()
+
+
+async def test_the_loop_never_waits_for_those_who_compute_parts():
+    forward = forward_of(Double())
+    forward.threads, forward.split = 2, Split(2)
+    runner = await choose_runner(forward, EXAMPLE, full_batch_s=1e-5, size=4)
+    assert isinstance(runner, ThreadRunner)
     runner.close()
 
 
