@@ -9,26 +9,10 @@ from torch import Tensor, nn
 from batchserve.repository.warming import warm
 from batchserve.runners.forward import Forward
 from batchserve.tasks.tensor import TensorTask
+from tests.runners.takes import Takes
 
 CPU = torch.device("cpu")
 FASTER, SLOWER = {1: 0.02, 2: 0.004}, {1: 0.002, 2: 0.02}
-
-
-class Takes(nn.Module):
-    """Takes as long as the test says, by the number of threads."""
-
-    def __init__(self, seconds: dict[int, float]) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.seen: set[int] = set()
-
-    def forward(self, batch: Tensor) -> Tensor:
-        threads = torch.get_num_threads()
-        self.seen.add(threads)
-        until_s = time.perf_counter() + self.seconds[threads]
-        while time.perf_counter() < until_s:
-            pass
-        return batch
 
 
 @pytest.fixture(autouse=True)

@@ -1,36 +1,19 @@
 """How many cores a pass uses."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from batchserve.batching.knee import powers_of_two
 from batchserve.runners.forward import Forward
 from batchserve.runners.threads import REQUEST_S, choose_threads, seconds_of_batch
 from batchserve.tasks.tensor import TensorTask
+from tests.runners.takes import Takes
 
 ITEMS = [torch.ones(3)] * 4
 MOST = 2
-
-
-class Takes(nn.Module):
-    """Takes as long as the test says, by the number of threads."""
-
-    def __init__(self, seconds: dict[int, float]) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.seen: set[int] = set()
-
-    def forward(self, batch: Tensor) -> Tensor:
-        threads = torch.get_num_threads()
-        self.seen.add(threads)
-        until_s = time.perf_counter() + self.seconds[threads]
-        while time.perf_counter() < until_s:
-            pass
-        return batch
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,27 @@
+"""Candidates of `tune` are run as the server would run them."""
+
+import pytest
+
+from batchserve.runners import candidate
+from batchserve.runners.candidate import Subject
+
+
+@pytest.mark.parametrize(("largest", "tried"), [(None, 8), (4, 4)])
+def test_parts_are_tried_once_with_no_more_items_than_the_model_takes(
+    configure, monkeypatch, largest, tried
+):
+    seen = []
+    monkeypatch.setattr(candidate, "choose_split", lambda _forward, items: seen.append(len(items)))
+    monkeypatch.setattr(candidate, "largest_batch", lambda _module: largest)
+    config = configure(split_batches=True).models[0]
+    subject = Subject(config)
+    for _ in range(2):
+        subject.make(config, 2)
+    subject.make(config, 1)
+    assert seen == [tried]
+
+
+def test_batches_stay_whole_where_the_config_says_so(configure, monkeypatch):
+    monkeypatch.setattr(candidate, "choose_split", lambda *_: pytest.fail("tried"))
+    config = configure(split_batches=False).models[0]
+    Subject(config).make(config, 2)
