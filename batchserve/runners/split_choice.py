@@ -56,6 +56,7 @@ def choose_split(forward: Forward, items: Sequence[torch.Tensor]) -> float:
     Raises:
         NotSplit: why not.
         OutOfMemory: the memory does not suffice to try.
+        RuntimeError: from KeyboardInterrupt, as the pass takes an interruption.
     """
     try:
         _check_can_be_split(forward, items)
@@ -63,6 +64,8 @@ def choose_split(forward: Forward, items: Sequence[torch.Tensor]) -> float:
     except (NotSplit, OutOfMemory):
         raise
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise
         # The items are made up, and may be nothing that the model takes.
         raise NotSplit(f"the trial failed: {type(error).__name__}: {error}") from error
     return gain

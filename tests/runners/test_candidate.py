@@ -1,6 +1,7 @@
 """Candidates of `tune` are run as the server would run them."""
 
 import pytest
+from torch import Tensor, nn
 
 from batchserve.runners import candidate
 from batchserve.runners.candidate import Subject
@@ -25,3 +26,15 @@ def test_batches_stay_whole_where_the_config_says_so(configure, monkeypatch):
     monkeypatch.setattr(candidate, "choose_split", lambda *_: pytest.fail("tried"))
     config = configure(split_batches=False).models[0]
     Subject(config).make(config, 2)
+
+
+def test_an_interruption_ends_the_trial_and_is_not_taken_for_the_models_fault(configure):
+    class Interrupted(nn.Linear):
+        def forward(self, _: Tensor) -> Tensor:
+            raise KeyboardInterrupt
+
+    config = configure(split_batches=True).models[0]
+    subject = Subject(config)
+    subject._module = Interrupted(10, 3)
+    with pytest.raises(KeyboardInterrupt):
+        subject.make(config, 2)
