@@ -1,9 +1,11 @@
 """A model, made ready in several ways beside each other: to be timed, and asked the same."""
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -192,13 +194,13 @@ class Candidate:
     def differs(self, expected: Sequence[Any]) -> Difference:
         """Compare the answers with what another candidate said to the same."""
         rows = self.answers()
-        same = [_best(row) == _best(other) for row, other in zip(rows, expected, strict=True)]
-        return Difference(
-            largest_difference(rows, expected),
-            largest_number(expected),
-            len(rows),
-            sum(same) if self._is_scores else None,
+        difference = Difference(
+            largest_difference(rows, expected), largest_number(expected), len(rows)
         )
+        if not self._is_scores:
+            return difference
+        leads = [_lead(other, _best(row)) for row, other in zip(rows, expected, strict=True)]
+        return replace(difference, same_best=leads.count(0.0), lead=max(leads))
 
     def seconds(self, threads: int, size: int) -> float:
         """Return what a pass of so many items takes with so many threads.
@@ -259,3 +261,14 @@ def _photos(task: Task) -> list[torch.Tensor]:
 
 def _best(row: Any) -> int | None:
     return int(row.argmax()) if isinstance(row, torch.Tensor) and row.numel() else None
+
+
+def _lead(row: Any, other: int | None) -> float:
+    """Return by how much a row prefers its best class to another; 0: that is its best."""
+    best = _best(row)
+    if best == other:
+        return 0.0
+    if best is None or other is None:
+        return math.inf
+    scores = row.flatten()
+    return float(scores[best] - scores[other])

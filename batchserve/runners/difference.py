@@ -12,12 +12,15 @@ class Difference:
         magnitude: the largest number in the unchanged one's answers.
         inputs: how many were compared.
         same_best: for how many of them the best class is the same; None: answers are no scores.
+        lead: for the others, by how much the unchanged one preferred its own best class to the one
+            that is best now; the largest.
     """
 
     largest: float
     magnitude: float
     inputs: int
     same_best: int | None = None
+    lead: float = 0.0
 
     @property
     def weight(self) -> float:
@@ -25,8 +28,11 @@ class Difference:
         return self.largest if self.same_best is not None else self.largest / (self.magnitude or 1)
 
     def within(self, tolerance: float) -> bool:
-        """Whether the answers are as good: they differ by no more, and the best class is one."""
-        return self.weight <= tolerance and self.same_best in (None, self.inputs)
+        """Whether the answers are as good: they differ by no more, and name the same best class.
+
+        Of two classes that are no further apart than that, either is as good.
+        """
+        return self.weight <= tolerance and self.lead <= tolerance
 
     def __str__(self) -> str:
         inputs = f"{self.inputs} input{'' if self.inputs == 1 else 's'}"
@@ -35,4 +41,5 @@ class Difference:
         return (
             f"differ by up to {self.largest:.2g}, and the best class is the same for "
             f"{self.same_best} of {inputs}"
+            f"{'' if self.same_best == self.inputs else f'; it had led by up to {self.lead:.2g}'}"
         )

@@ -12,7 +12,8 @@ MODEL_HELP = "A model of the config, or NAME:VERSION; default: its first."
 BUDGET_HELP = "Seconds, from loading on; Ctrl-C shows what has been measured by then."
 TOLERANCE_HELP = (
     "By how much answers may differ from those of fp32: a score by so much, with the same best "
-    "class for all inputs; other numbers by such a share of the largest."
+    "class for all inputs, or one that fp32 prefers to it by no more; other numbers by such a "
+    "share of the largest."
 )
 
 

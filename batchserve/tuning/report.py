@@ -153,6 +153,7 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
             "magnitude": difference.magnitude,
             "inputs": difference.inputs,
             "same_best": difference.same_best,
+            "lead": difference.lead,
         },
     }
     if outcome.measured:

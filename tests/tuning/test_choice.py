@@ -7,7 +7,8 @@ from batchserve.tuning.choice import choose
 from tests.tuning.outcomes import BF16, COMPILED, PLAIN, SAME, outcome
 
 SLIGHT = Difference(largest=0.01, magnitude=1.0, inputs=6, same_best=6)
-FLIPPED = Difference(largest=0.01, magnitude=1.0, inputs=6, same_best=5)
+FLIPPED = Difference(largest=0.01, magnitude=1.0, inputs=6, same_best=5, lead=0.025)
+TIED = Difference(largest=0.01, magnitude=1.0, inputs=6, same_best=5, lead=0.007)
 LARGE = Difference(largest=0.03, magnitude=1.0, inputs=6, same_best=6)
 TOLERANCE = 0.02
 
@@ -43,6 +44,12 @@ def test_fewer_digits_must_give_a_tenth_more_than_a_compiler():
 @pytest.mark.parametrize("difference", [FLIPPED, LARGE, None])
 def test_who_answers_otherwise_is_not_recommended_however_fast(difference):
     assert chosen(outcome(seconds={1: 0.1}), outcome(BF16, {1: 0.001}, difference)) == PLAIN
+
+
+def test_of_two_classes_that_are_closer_than_the_tolerance_either_is_as_good():
+    assert chosen(outcome(seconds={1: 0.1}), outcome(BF16, {1: 0.001}, TIED)) == BF16
+    assert "5 of 6 inputs; it had led by up to 0.007" in str(TIED)
+    assert "led" not in str(SLIGHT)
 
 
 def test_of_one_price_the_fastest():

@@ -90,7 +90,7 @@ def test_a_model_is_measured_in_all_ways_and_the_config_written(tune: Tune, path
     plain = tried["fp32"]
     assert plain["difference"] == {
         "largest": 0.0, "magnitude": plain["difference"]["magnitude"], "inputs": 8,
-        "same_best": None,
+        "same_best": None, "lead": 0.0,
     }  # fmt: skip
     assert 0 < tried["bf16"]["difference"]["largest"] < 0.1
     assert tried["bf16"]["bytes"] * 2 == plain["bytes"]
