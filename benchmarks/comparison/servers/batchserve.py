@@ -8,9 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from comparison.passes import Count
 from comparison.servers.base import Job, Server
+from comparison.workloads import TUNED_PRECISION
 
-# What `batchserve tune` recommends for `image` on the machine that is measured.
-TUNED: dict[str, Any] = {"compile": True}
+TUNED: dict[str, Any] = {"compile": True, "precision": TUNED_PRECISION}
 SUM, COUNT = "batchserve_batch_size_sum", "batchserve_batch_size_count"
 TIMEOUT_S = 30
 
@@ -93,4 +93,11 @@ SERVERS: list[Server] = [
     Batchserve("batchserve-2", "batchserve, 2 workers", processes=2),
     Batchserve("batchserve-log", "batchserve, access log on", accesslog=True),
     Batchserve("batchserve-tuned", "batchserve, tuned", keys=TUNED, workloads=("image",)),
+    Batchserve(
+        "batchserve-tuned-2",
+        "batchserve, tuned, 2 workers",
+        processes=2,
+        keys=TUNED,
+        workloads=("image",),
+    ),
 ]
