@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 SINCE = "since"
 KEEPS_S = MOST_POINTS * EVERY_S
-# After it has failed.
-RETRY_S = 10.0
+# After it has failed, once and again.
+RETRY_S, LATER_S = 2.0, 10.0
 
 
 async def history(app: web.Application) -> AsyncIterator[None]:
@@ -53,16 +53,23 @@ async def show_history(request: web.Request) -> web.Response:
 
 
 async def _record(recorder: Recorder, stop: asyncio.Event) -> None:
+    has_failed = False
     while not stop.is_set():
         try:
             seconds = await asyncio.to_thread(recorder.record)
-        # Whatever it is, it is not worth the history. A file of the metrics, say, may be empty
-        # because another worker is just making it.
+            has_failed = False
+        # Whatever it is, it is not worth the history.
         except Exception as error:  # noqa: BLE001
-            logger.warning(
-                "the history for /dashboard cannot be written: %s: %s", type(error).__name__, error
-            )
             seconds = RETRY_S
+            # Once says little: a file of the metrics, say, is empty while a worker is making it.
+            if has_failed:
+                logger.warning(
+                    "the history for /dashboard cannot be written: %s: %s",
+                    type(error).__name__,
+                    error,
+                )
+                seconds = LATER_S
+            has_failed = True
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), seconds)
 

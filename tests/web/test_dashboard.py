@@ -108,6 +108,7 @@ async def test_the_folder_that_workers_share_is_used_and_left(serve, tmp_path, m
 async def test_a_folder_that_is_gone_is_told_and_requests_are_answered(
     serve, tmp_path: Path, monkeypatch, caplog
 ):
+    monkeypatch.setattr(dashboard, "RETRY_S", 0)
     monkeypatch.setenv(metrics.MULTIPROC_DIR, str(tmp_path / "gone"))
     client = await serve()
     while "history" not in caplog.text:  # noqa: ASYNC110
@@ -117,7 +118,7 @@ async def test_a_folder_that_is_gone_is_told_and_requests_are_answered(
     assert (await client.post("/predict", json={"input": [0] * 10})).status == 200
 
 
-async def test_recording_goes_on_after_a_file_that_could_not_be_read(serve, monkeypatch):
+async def test_a_file_that_could_not_be_read_once_is_worth_no_word(serve, monkeypatch, caplog):
     monkeypatch.setattr(dashboard, "RETRY_S", 0)
     monkeypatch.setattr("batchserve.recorder.EVERY_S", 0)
     record, errors = Recorder.record, iter([struct.error("unpack requires 4 bytes")])
@@ -131,6 +132,7 @@ async def test_recording_goes_on_after_a_file_that_could_not_be_read(serve, monk
     client = await serve()
     while not await points(client):
         pass
+    assert "history" not in caplog.text
 
 
 async def test_recording_stops_with_the_server(serve):
