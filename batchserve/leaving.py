@@ -71,8 +71,12 @@ class Door(Protocol):
     async def opened(self) -> None:
         """Return once connections are accepted, or were."""
 
-    async def close(self) -> None:
-        """Accept no more connections; keep those that there are."""
+    async def close(self, *, for_good: bool) -> None:
+        """Accept no more connections; keep those that there are.
+
+        Args:
+            for_good: no other worker is known that goes on accepting them.
+        """
 
     def leave(self, within_s: float) -> None:
         """Let go of idle connections, and end the process, by force if it takes much longer."""
@@ -132,11 +136,12 @@ class Leaving:
 
     async def _step_down(self) -> None:
         await self._wait_for_successor()
-        if not self._lineage.followed:
+        stops = not self._lineage.followed
+        if stops:
             self._traffic.draining = "the server is shutting down"
             self._traffic.dismissing = True
             await asyncio.sleep(self._grace_s)
-        await self._go(self._drain_s)
+        await self._go(self._drain_s, for_good=stops)
 
     async def _retire(self) -> None:
         # After a reload that failed, whoever is forked next would not start.
@@ -148,11 +153,11 @@ class Leaving:
         while self._lineage.expects_successor:  # noqa: ASYNC110 - another process tells
             await asyncio.sleep(LOOK_S)
 
-    async def _go(self, drain_s: float) -> None:
+    async def _go(self, drain_s: float, *, for_good: bool = False) -> None:
         self._traffic.dismissing = True
         # A signal may come before that.
         await self._door.opened()
-        await self._door.close()
+        await self._door.close(for_good=for_good)
         clock = asyncio.get_running_loop().time
         give_up_s = clock() + drain_s
         while clock() < give_up_s and not await self._is_quiet():

@@ -20,13 +20,15 @@ class FakeDoor:
         self.traffic = traffic
         self.opens_at_s = opens_at_s
         self.closed_s: list[float] = []
+        self.for_good: list[bool] = []
         self.left: list[tuple[float, float]] = []
 
     async def opened(self) -> None:
         await asyncio.sleep(max(0.0, self.opens_at_s - now()))
 
-    async def close(self) -> None:
+    async def close(self, *, for_good: bool) -> None:
         assert self.traffic.dismissing
+        self.for_good.append(for_good)
         self.closed_s.append(now())
 
     def leave(self, within_s: float) -> None:
@@ -78,6 +80,7 @@ async def test_a_stop_is_not_ready_at_once_and_serves_on_for_the_grace():
     await asyncio.sleep(100)
     assert worker.door.closed_s == [GRACE_S]
     assert worker.door.left == [(GRACE_S + QUIET_S, DRAIN_S - QUIET_S)]
+    assert worker.door.for_good == [True]
 
 
 @scenario
@@ -138,6 +141,7 @@ async def test_a_reload_keeps_serving_until_a_successor_is_ready_and_stays_ready
     await asyncio.sleep(100)
     assert worker.door.closed_s == [pytest.approx(50, abs=LOOK_S)]
     assert worker.door.left
+    assert worker.door.for_good == [False]  # its successor listens on the same socket
     assert not worker.traffic.draining
 
 

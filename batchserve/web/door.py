@@ -3,16 +3,21 @@
 import asyncio
 import select
 import signal
+import socket
+from contextlib import ExitStack
 from typing import Any, cast
 
 from aiohttp import web
 
 from batchserve.web.access_log import AccessLog
 from batchserve.web.fast_path.server import FastPath
+from batchserve.web.handshakes import no_newcomers
 from batchserve.web.keys import CONFIG, FAST_PATH, REPOSITORY
 
 # How often to look whether the worker has begun to listen.
 LOOK_S = 0.05
+# What a connection that has begun takes to be one: a round trip.
+HANDSHAKE_S = 0.05
 # Enough for the connections of a full backlog, if not for those that never cease to come.
 TURNS_TO_ACCEPT = 1000
 # To aiohttp, no time at all is any time.
@@ -54,14 +59,23 @@ class Door(web.AppRunner):
         while not (self.addresses or self._closed):  # noqa: ASYNC110 - aiohttp does not tell
             await asyncio.sleep(LOOK_S)
 
-    async def close(self) -> None:
-        """Stop listening, if possible while nobody waits: the last to close resets who does."""
-        for _ in range(TURNS_TO_ACCEPT):
-            if not self._somebody_waits():
-                break
-            await asyncio.sleep(0)
-        for site in self.sites:
-            await site.stop()
+    async def close(self, *, for_good: bool) -> None:
+        """Stop listening, if possible while nobody waits: the last to close resets who does.
+
+        Args:
+            for_good: nobody goes on listening, or somebody who minds newcomers knocking twice.
+        """
+        with ExitStack() as stack:
+            if for_good:
+                for sock in self._listeners():
+                    stack.enter_context(no_newcomers(sock.fileno()))
+                await asyncio.sleep(HANDSHAKE_S)
+            for _ in range(TURNS_TO_ACCEPT):
+                if not self._somebody_waits():
+                    break
+                await asyncio.sleep(0)
+            for site in self.sites:
+                await site.stop()
         self._closed = True
 
     def leave(self, within_s: float) -> None:
@@ -80,8 +94,10 @@ class Door(web.AppRunner):
 
     def _somebody_waits(self) -> bool:
         poll = select.poll()
-        for site in self.sites:
-            server = cast("asyncio.Server", site._server)  # noqa: SLF001 - as `addresses` does
-            for sock in server.sockets:
-                poll.register(sock.fileno(), select.POLLIN)
+        for sock in self._listeners():
+            poll.register(sock.fileno(), select.POLLIN)
         return bool(poll.poll(0))
+
+    def _listeners(self) -> list[socket.socket]:
+        servers = [cast("asyncio.Server", site._server) for site in self.sites]  # noqa: SLF001 - as `addresses` does
+        return [sock for server in servers for sock in server.sockets]
