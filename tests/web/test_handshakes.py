@@ -32,3 +32,7 @@ def test_a_unix_socket_stays_as_it_is(tmp_path):
         listener.listen()
         with no_newcomers(listener.fileno()):
             client.connect(str(tmp_path / "s"))
+            accepted, _ = listener.accept()
+            with accepted:
+                client.sendall(b"?")
+                assert accepted.recv(1) == b"?"
