@@ -75,7 +75,7 @@ class Door(Protocol):
         """Accept no more connections; keep those that there are.
 
         Args:
-            for_good: no other worker is known that goes on accepting them.
+            for_good: nobody else goes on accepting them.
         """
 
     def leave(self, within_s: float) -> None:
@@ -136,12 +136,11 @@ class Leaving:
 
     async def _step_down(self) -> None:
         await self._wait_for_successor()
-        stops = not self._lineage.followed
-        if stops:
+        if not self._lineage.followed:
             self._traffic.draining = "the server is shutting down"
             self._traffic.dismissing = True
             await asyncio.sleep(self._grace_s)
-        await self._go(self._drain_s, for_good=stops)
+        await self._go(self._drain_s)
 
     async def _retire(self) -> None:
         # After a reload that failed, whoever is forked next would not start.
@@ -153,11 +152,12 @@ class Leaving:
         while self._lineage.expects_successor:  # noqa: ASYNC110 - another process tells
             await asyncio.sleep(LOOK_S)
 
-    async def _go(self, drain_s: float, *, for_good: bool = False) -> None:
+    async def _go(self, drain_s: float) -> None:
         self._traffic.dismissing = True
         # A signal may come before that.
         await self._door.opened()
-        await self._door.close(for_good=for_good)
+        # Otherwise, the others and the master listen on.
+        await self._door.close(for_good=self._lineage.stopping)
         clock = asyncio.get_running_loop().time
         give_up_s = clock() + drain_s
         while clock() < give_up_s and not await self._is_quiet():

@@ -89,7 +89,12 @@ class Lineage:
     @property
     def expects_successor(self) -> bool:
         """Whether somebody will follow who is not ready yet."""
-        return self.superseded and not self.followed and not self._shared[STOPPING]
+        return self.superseded and not self.followed and not self.stopping
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the whole server stops."""
+        return bool(self._shared[STOPPING])
 
     @property
     def ever_ready(self) -> bool:

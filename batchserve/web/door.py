@@ -63,7 +63,7 @@ class Door(web.AppRunner):
         """Stop listening, if possible while nobody waits: the last to close resets who does.
 
         Args:
-            for_good: nobody goes on listening, or somebody who minds newcomers knocking twice.
+            for_good: nobody else goes on listening.
         """
         with ExitStack() as stack:
             if for_good:
