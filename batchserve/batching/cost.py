@@ -15,7 +15,10 @@ from batchserve.batching.drift import Drift
 
 # How much of a surprise is taken for news about this batch size; more if it was not seen for so
 # many passes, and then the machine has nothing to do with it.
-CURVE_WEIGHT, STALE_WEIGHT, STALE = 0.05, 0.4, 32
+CURVE_WEIGHT, STALE_WEIGHT, STALE = 0.025, 0.4, 32
+# How much of a pass is taken for usual, whoever explains it. Without it, nothing would hold the
+# curve and the drift where they are: the one could fall forever while the other makes up for it.
+USUAL_WEIGHT = 0.002
 # A single pass can tell no more than this: it may have met with an accident.
 MOST_SURPRISE = 3.0
 # As TCP bounds a round trip (RFC 6298): the mean, and some mean deviations.
@@ -77,13 +80,13 @@ class Curve:
     def scale(self, factor: float) -> None:
         self.seconds = [seconds * factor for seconds in self.seconds]
 
-    def bend(self, size: int, exponent: float) -> None:
-        """Multiply by exp(exponent) at this size, and less the farther from it."""
+    def bend(self, size: int, more: float) -> None:
+        """Multiply by 1 + more at this size, and by less the farther from it."""
         index = self._index(size)
         share = 1.0 if index == 0 or size > self.sizes[index] else self._share(index, size)
-        self.seconds[index] *= math.exp(share * exponent)
+        self.seconds[index] *= 1 + share * more
         if index:
-            self.seconds[index - 1] *= math.exp((1 - share) * exponent)
+            self.seconds[index - 1] *= 1 + (1 - share) * more
 
     def forget_beyond(self, size: int) -> None:
         """Take larger sizes for a little faster than was measured."""
@@ -197,12 +200,16 @@ class Cost:
             # The first one may have compiled something; later ones replace it rather than average.
             curve.scale((self._drift.usual(seconds) / usual_s) ** (1 / min(curve.passes + 1, 2)))
         elif curve.is_stale(size):
-            curve.bend(size, STALE_WEIGHT * math.log(ratio))
+            curve.bend(size, STALE_WEIGHT * (ratio - 1))
         else:
-            self._drift.observe(usual_s, ratio * expected_s)
-            # What the machine does not explain is news about this size.
-            unexplained = ratio * expected_s / self._drift.seconds(usual_s)
-            curve.bend(size, CURVE_WEIGHT * math.log(unexplained))
+            took_s = ratio * expected_s
+            self._drift.observe(usual_s, took_s)
+            # What the machine does not explain is news about this size, and what lasts is usual.
+            # In proportion, not as a logarithm: the drift follows the mean, and where passes
+            # scatter the mean of the logarithm is below it.
+            unexplained = took_s / self._drift.seconds(usual_s)
+            unusual = min(took_s / usual_s, MOST_SURPRISE)
+            curve.bend(size, CURVE_WEIGHT * (unexplained - 1) + USUAL_WEIGHT * (unusual - 1))
             self._deviation += DEVIATION_WEIGHT * (abs(ratio - 1) - self._deviation)
         self._forget_found()
         curve.count(size)

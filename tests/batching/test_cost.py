@@ -233,6 +233,19 @@ def test_the_bound_is_above_nearly_all_passes(noise):
     assert above <= 0.04 * passes
 
 
+@pytest.mark.parametrize("shares", [(0, 0, 0, 0, 1), (0, 0, 1, 0, 0), (1, 2, 2, 5, 90)])
+def test_however_long_it_learns_it_knows_what_passes_take(shares):
+    chance = random.Random(3)
+    cost = seeded()
+    for number in range(20_000):
+        (size,) = chance.choices(SIZES, shares)
+        stall_s = chance.uniform(0.1, 1.0) if chance.random() < 0.02 else 0.0
+        cost.observe("key", size, stall_s + usual(size) * chance.lognormvariate(0.0, 0.3))
+        if number % 100 == 0:
+            for other in SIZES:
+                assert 0.4 < cost.seconds("key", other) / usual(other) < 3, (number, other)
+
+
 def test_the_bound_is_close_where_passes_take_always_the_same():
     cost = seeded()
     for _ in range(100):
