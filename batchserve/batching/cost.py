@@ -4,7 +4,6 @@ An estimate is a curve of what is usual, which changes slowly, and a drift from 
 buckets share and which a few passes suffice to follow.
 """
 
-import math
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping

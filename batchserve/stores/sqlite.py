@@ -49,10 +49,11 @@ class SqliteStore:
 
     def read(self, known: int = -1) -> Reading:
         with self._explained(), self._transaction("DEFERRED"):
-            now_s = self._clock()
             revision, document = self._execute(
                 "SELECT revision, CASE WHEN revision <> ? THEN document END FROM wanted", known
             ).fetchone()
+            # From here on it reads what was written until now, so no report is later than this.
+            now_s = self._clock()
             # After the machine has been started anew, its clock is behind what it was.
             reports = self._execute(
                 "SELECT worker, report FROM reports WHERE from_s <= ? AND ? < until_s", now_s, now_s
@@ -71,8 +72,10 @@ class SqliteStore:
         return bool(changed)
 
     def report(self, worker: str, report: str, ttl_s: float) -> None:
-        now_s = self._clock()
         with self._explained(), self._transaction("IMMEDIATE"):
+            # Now that nobody else writes: a report that came meanwhile would look like one of a
+            # clock that has been set back.
+            now_s = self._clock()
             self._execute(
                 "DELETE FROM reports WHERE NOT (from_s <= ? AND ? < until_s)", now_s, now_s
             )

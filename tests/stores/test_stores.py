@@ -5,6 +5,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,32 @@ def test_after_the_machine_was_started_anew_nobody_is_alive(tmp_path: Path):
     store.report("after", "ready", 10)
     assert store.read().reports == {"after": "ready"}
     store.close()
+
+
+@pytest.mark.parametrize("does", ["read", "report"])
+def test_who_reports_while_another_looks_at_the_clock_is_not_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str
+):
+    monkeypatch.setattr("batchserve.stores.sqlite.BUSY_S", 0.0)
+    path, now_s = tmp_path / "state.db", [1.0]
+    other = SqliteStore(path, clock=lambda: now_s[0])
+    other.report("other", "ready", 10)
+
+    def clock() -> float:
+        looked_s, now_s[0] = now_s[0], now_s[0] + 1
+        # Whoever writes may have to wait.
+        with suppress(StoreError):
+            other.report("other", "busy", 10)
+        return looked_s
+
+    store = SqliteStore(path, clock)
+    if does == "report":
+        store.report("mine", "ready", 10)
+    else:
+        assert "other" in store.read().reports
+    assert "other" in other.read().reports
+    store.close()
+    other.close()
 
 
 def test_only_its_owner_may_read_or_write_the_file(tmp_path: Path):
