@@ -15,7 +15,7 @@ from batchserve.bench.command import bench
 from batchserve.config import Config
 from batchserve.config_file import DEFAULT_CONFIG, ENV_CONFIG, ENV_PREFIX, read_config
 from batchserve.errors import StartupError
-from batchserve.memory import use_huge_pages
+from batchserve.memory import use_huge_pages, use_tcmalloc
 from batchserve.simulation.command import simulate
 from batchserve.top.command import top
 from batchserve.tuning.command import tune
@@ -37,6 +37,7 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
 ) -> None:
     """Serve the models of a config, with Gunicorn and uvloop."""
+    use_tcmalloc()
     from batchserve.gunicorn_settings import Server  # noqa: PLC0415 - needed only here
 
     # Through the environment, so that workers and reloads see the same.

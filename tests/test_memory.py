@@ -1,4 +1,4 @@
-"""Huge pages reach torch."""
+"""tcmalloc where there is one, and huge pages reach torch."""
 
 import os
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from batchserve.memory import HUGE_PAGES, use_huge_pages
+from batchserve import memory
+from batchserve.memory import HUGE_PAGES, PRELOAD, TCMALLOC, use_huge_pages, use_tcmalloc
 from tests.conftest import ROOT
 
 KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -46,3 +47,59 @@ def test_what_the_user_says_stays(monkeypatch):
     monkeypatch.setenv(HUGE_PAGES, "0")
     use_huge_pages()
     assert os.environ[HUGE_PAGES] == "0"
+
+
+class Again(BaseException):
+    """The process has begun anew."""
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return what libraries are installed, by their names, and begin nothing anew in tests."""
+    found: dict[str, str] = {}
+
+    def execv(path: str, arguments: list[str]) -> None:
+        raise Again(path, arguments)
+
+    monkeypatch.setattr(memory, "find_library", found.get)
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "batchserve", "serve", "my.yaml"])
+    # So that it is put back as it was.
+    monkeypatch.setenv(PRELOAD, "")
+    for name in [PRELOAD, *(name for name in os.environ if name.startswith("MALLOC_"))]:
+        monkeypatch.delenv(name)
+    return found
+
+
+@pytest.mark.parametrize("name", TCMALLOC)
+def test_with_tcmalloc_installed_the_same_command_begins_anew_with_it(installed, name):
+    installed[name] = f"lib{name}.so.4"
+    with pytest.raises(Again) as again:
+        use_tcmalloc()
+    assert again.value.args == (
+        sys.executable, [sys.executable, "-X", "dev", "batchserve", "serve", "my.yaml"],
+    )  # fmt: skip
+    assert os.environ[PRELOAD] == f"lib{name}.so.4"
+    # And only once.
+    use_tcmalloc()
+
+
+def test_without_tcmalloc_it_goes_on(installed):
+    use_tcmalloc()
+    assert PRELOAD not in os.environ
+
+
+@pytest.mark.parametrize(
+    "name", [PRELOAD, "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"]
+)
+def test_what_the_user_says_of_the_allocator_stays(installed, monkeypatch, name):
+    installed[TCMALLOC[0]] = "libtcmalloc_minimal.so.4"
+    monkeypatch.setenv(name, "")
+    use_tcmalloc()
+
+
+def test_elsewhere_there_is_nothing_to_preload(installed, monkeypatch):
+    installed[TCMALLOC[0]] = "libtcmalloc_minimal.dylib"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    use_tcmalloc()

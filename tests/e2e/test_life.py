@@ -9,11 +9,14 @@ import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from ctypes.util import find_library
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
+from batchserve.memory import TCMALLOC
 from tests.conftest import ROOT
 from tests.e2e.conftest import APP, BIN, GUNICORN, PATIENCE_S, Server, wait_for
 from tests.ports import free_port
@@ -40,6 +43,18 @@ def test_both_ways_to_start_serve_the_same_config(launch, command):
     assert len(json.loads(printed.stdout)["output"]) == 10
     assert server.stop() == 0
     assert "Traceback" not in server.output()
+
+
+def test_the_command_serves_with_tcmalloc(launch):
+    library = next(filter(None, map(find_library, TCMALLOC)), None)
+    if library is None:
+        message = "tcmalloc is not installed (Debian: apt-get install libtcmalloc-minimal4)"
+        assert "CI" not in os.environ, message
+        pytest.skip(message)
+    server = launch(TINY)
+    for process in (psutil.Process(server.process.pid), *server.workers()):
+        assert any(library in mapped.path for mapped in process.memory_maps())
+    assert server.stop() == 0
 
 
 def test_a_unix_socket(launch, tmp_path: Path):
