@@ -13,6 +13,11 @@ TOLD = "MALLOC_"
 TUNABLES = "GLIBC_TUNABLES"
 
 
+def find_tcmalloc() -> str | None:
+    """Return the name by which tcmalloc can be preloaded; None: it is not installed."""
+    return next(filter(None, map(find_library, TCMALLOC)), None)
+
+
 def use_tcmalloc() -> None:
     """Begin this process anew with tcmalloc, if it is installed; return if not, or if it has.
 
@@ -24,8 +29,7 @@ def use_tcmalloc() -> None:
     told = (PRELOAD, TUNABLES)
     if sys.platform != "linux" or any(name in told or name.startswith(TOLD) for name in os.environ):
         return
-    found = next(filter(None, map(find_library, TCMALLOC)), None)
-    if found is not None:
+    if (found := find_tcmalloc()) is not None:
         os.environ[PRELOAD] = found
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself
 

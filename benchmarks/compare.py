@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from batchserve.memory import use_tcmalloc
+
 EVERYBODY = [*SERVERS, IDEAL]
 RESULTS = FOLDER / "comparison.json"
 # What bounds a workload: reading and writing of requests, or parsing, decoding and computing.
@@ -32,6 +34,8 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 def main() -> None:
+    # And so does everything that is begun from here.
+    use_tcmalloc()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(required=True)
     _add_run(commands.add_parser("run", help="measure"))

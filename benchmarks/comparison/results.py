@@ -13,6 +13,7 @@ import orjson
 import psutil
 import torch
 
+from batchserve.memory import PRELOAD
 from comparison.contestants import Visit
 from comparison.environments import version_of
 from comparison.servers import SERVERS
@@ -30,6 +31,7 @@ def _machine() -> dict[str, str]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "allocator": os.environ.get(PRELOAD) or "of the C library",
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
 

@@ -9,14 +9,13 @@ import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from ctypes.util import find_library
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
 
-from batchserve.memory import TCMALLOC
+from batchserve.memory import find_tcmalloc
 from tests.conftest import ROOT
 from tests.e2e.conftest import APP, BIN, GUNICORN, PATIENCE_S, Server, wait_for
 from tests.ports import free_port
@@ -46,7 +45,7 @@ def test_both_ways_to_start_serve_the_same_config(launch, command):
 
 
 def test_the_command_serves_with_tcmalloc(launch):
-    library = next(filter(None, map(find_library, TCMALLOC)), None)
+    library = find_tcmalloc()
     if library is None:
         message = "tcmalloc is not installed (Debian: apt-get install libtcmalloc-minimal4)"
         assert "CI" not in os.environ, message
