@@ -97,9 +97,11 @@ def test_what_the_user_says_of_the_allocator_stays(installed, monkeypatch, name)
     installed[TCMALLOC[0]] = "libtcmalloc_minimal.so.4"
     monkeypatch.setenv(name, "")
     use_tcmalloc()
+    assert not os.environ.get(PRELOAD)
 
 
 def test_elsewhere_there_is_nothing_to_preload(installed, monkeypatch):
     installed[TCMALLOC[0]] = "libtcmalloc_minimal.dylib"
     monkeypatch.setattr(sys, "platform", "darwin")
     use_tcmalloc()
+    assert PRELOAD not in os.environ
