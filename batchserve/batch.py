@@ -118,6 +118,7 @@ class Batch:
         forward_s: how long the forward pass took; 0 until it is done.
         record: what is kept of it for its requests' traces.
         is_ahead: the device was given it before it was free.
+        all_cores: nothing else was computed, waited or was being decoded when it was closed.
     """
 
     items: list[Item]
@@ -127,6 +128,7 @@ class Batch:
     forward_s: float = 0.0
     record: PassRecord | None = None
     is_ahead: bool = False
+    all_cores: bool = False
 
     @property
     def bucket_key(self) -> Hashable:

@@ -22,12 +22,13 @@ class Backlog:
 
     Attributes:
         loads: by bucket and priority; None is the bucket of what is still being decoded.
-        busy_s: what is left of the pass that is running.
+        busy_s: for how long no other batch can begin.
         decode_s: what decoding takes, before an item is on the queue.
         rate: items per second that have come lately.
         rates: by priority, over a longer time.
         slack_s: by bucket, for how long the item that is next can still wait for its answer.
         toll: by how much longer everything takes than its passes, because some fail.
+        streams: passes that run at the same time.
     """
 
     loads: Mapping[Hashable, Mapping[Priority, Load]]
@@ -37,6 +38,7 @@ class Backlog:
     rates: Mapping[Priority, float]
     slack_s: Mapping[Hashable, float]
     toll: float = 1.0
+    streams: int = 1
 
     @property
     def is_empty(self) -> bool:
@@ -44,10 +46,11 @@ class Backlog:
 
     def seconds(self, cost: Cost) -> float:
         """Return how long it takes to compute everything that waits."""
-        return sum(
+        seconds = sum(
             cost.seconds_for(key, sum(load.items for load in loads.values()))
             for key, loads in self.loads.items()
         )
+        return seconds / self.streams
 
 
 def check_places(count: int, taken: int, max_queue_size: int, backlog: Backlog, cost: Cost) -> None:
@@ -113,8 +116,8 @@ def seconds_until_done(count: int, priority: Priority, backlog: Backlog, cost: C
     before = (position - 1) // knee * knee
     waiting_s = cost.seconds_for(own, before)
     waiting_s += sum(cost.seconds_for(key, items) for key, items in ahead.items())
-    an_item_s = cost.seconds(own, knee) / knee
-    free_s = backlog.busy_s + waiting_s
+    an_item_s = cost.seconds(own, knee) / knee / backlog.streams
+    free_s = backlog.busy_s + waiting_s / backlog.streams
     free_s += held_up_s(free_s, priority, backlog.rates, an_item_s)
     by_share_s = backlog.busy_s + an_item_s * items_by_share(count, priority, backlog)
     starts_s = max(backlog.decode_s, min(free_s, by_share_s))
@@ -122,7 +125,7 @@ def seconds_until_done(count: int, priority: Priority, backlog: Backlog, cost: C
     joined_s = starts_s + cost.seconds(own, position)
     if not before and not is_in_time(joined_s, cost.margin_s(joined_s), left_s):
         # With the newcomer in it, the next batch would be late; so it will go without.
-        starts_s += cost.seconds(own, position - 1)
+        starts_s += cost.seconds(own, position - 1) / backlog.streams
         before = position - 1
     company = math.ceil(starts_s * backlog.rate)
     return starts_s + cost.seconds(own, min(knee, position - before + company))

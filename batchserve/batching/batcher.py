@@ -248,9 +248,10 @@ class Batcher:
     # The loop.
 
     async def run(self) -> None:
-        """Serve for ever: while one lane has a batch computed, the other collects the next."""
+        """Serve for ever: while lanes have a batch computed, another collects the next."""
         # A second lane costs a turn of the loop for each batch: much, where passes are short.
-        lanes = [asyncio.create_task(self._serve()) for _ in range(1 + self.runner.queues)]
+        count = self.runner.streams + self.runner.queues
+        lanes = [asyncio.create_task(self._serve()) for _ in range(count)]
         try:
             await asyncio.gather(*lanes)
         finally:
@@ -281,7 +282,8 @@ class Batcher:
     async def _collect(self) -> Batch | None:
         """Return the next batch, when the device is free or nearly so; None: it is lost."""
         while self.lost is None:
-            decision = self._ahead() if self._computing else await self._next()
+            is_busy = len(self._computing) >= self.runner.streams
+            decision = self._ahead() if is_busy else await self._next()
             if isinstance(decision, Batch):
                 return decision
             await self._wait_for_news(decision.until_s)

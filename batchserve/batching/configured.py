@@ -13,6 +13,7 @@ def scheduler_for(
     largest: int,
     forward_s: Mapping[int, float],
     policy: Policy | None = None,
+    streams: int = 1,
 ) -> Scheduler:
     """Return the scheduler of a model.
 
@@ -21,7 +22,9 @@ def scheduler_for(
         largest: N, which the config need not state.
         forward_s: seconds of a pass by batch size, as measured at warm-up; empty: not known.
         policy: another one than the config's.
+        streams: passes that run at the same time.
     """
     batching = config.batching
     chosen: Policy = policy or POLICIES[batching.policy](largest, config.max_wait_s)
-    return Scheduler(chosen, Cost(chosen.max_batch_size, forward_s), batching.max_queue_size)
+    cost = Cost(chosen.max_batch_size, forward_s)
+    return Scheduler(chosen, cost, batching.max_queue_size, streams)

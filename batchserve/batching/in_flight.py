@@ -1,4 +1,4 @@
-"""What the device has been given: the batch that is computed, and what follows it."""
+"""What the device has been given: the batches that are computed, and what follows them."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,13 @@ class InFlight:
 
     Args:
         cost: what passes take.
+        streams: passes that run at the same time.
     """
 
-    def __init__(self, cost: Cost) -> None:
+    def __init__(self, cost: Cost, streams: int = 1) -> None:
         self.cost = cost
-        self._batches: list[Batch] = []  # in their order; the first one is computed
+        self._streams = streams
+        self._batches: list[Batch] = []  # in their order; so many of the first are computed
         self._to_retry: dict[Batch, Sequence[Batch]] = {}  # parts of those that have failed
 
     @property
@@ -25,18 +27,18 @@ class InFlight:
         return sum(map(len, self._batches))
 
     def since(self, now_s: float) -> float:
-        """Return for how many seconds the pass that is running has been; 0: none is."""
+        """Return for how many seconds the oldest pass has been running; 0: none is."""
         return now_s - self._batches[0].started_s if self._batches else 0.0
 
     def add(self, batch: Batch) -> None:
         """The device has been given a batch, whose pass begins once it is free."""
-        batch.is_ahead = bool(self._batches)
+        batch.is_ahead = len(self._batches) >= self._streams
         self._batches.append(batch)
 
     def remove(self, batch: Batch, now_s: float) -> None:
         """A pass has ended, and the next begins."""
         self._batches.remove(batch)
-        for following in self._batches:
+        for following in self._batches if self._streams == 1 else ():
             following.started_s = now_s
             if following.reason is not CloseReason.RETRY:
                 # What it has waited for the device, it has waited in the queue.
@@ -65,17 +67,19 @@ class InFlight:
         return math.inf if running.reason is CloseReason.RETRY else self._end_s(running)
 
     def busy_s(self, now_s: float) -> float:
-        """Return for how long it should be reckoned with; what is overdue may go on as long."""
-        if not self._batches:
-            return self._following_s()
-        return abs(self._end_s(self._batches[0]) - now_s) + self._following_s()
+        """Return how long no other batch should begin; what is overdue may go on as long."""
+        running = self._batches[: self._streams]
+        following_s = self._following_s() / self._streams
+        if len(running) < self._streams:
+            return following_s
+        return min(abs(self._end_s(batch) - now_s) for batch in running) + following_s
 
     def _end_s(self, batch: Batch) -> float:
         return batch.started_s + self.cost.seconds(batch.bucket_key, len(batch))
 
     def _following_s(self) -> float:
-        """What comes after the pass that is running."""
-        if not (self._batches[1:] or self._to_retry):
+        """What comes after the passes that are running."""
+        if not (self._batches[self._streams :] or self._to_retry):
             return 0.0
-        parts = [*self._batches[1:], *chain.from_iterable(self._to_retry.values())]
+        parts = [*self._batches[self._streams :], *chain.from_iterable(self._to_retry.values())]
         return sum(self.cost.seconds(part.bucket_key, len(part)) for part in parts)

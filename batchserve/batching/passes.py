@@ -7,7 +7,7 @@ A batch that fails is halved, and the halves are tried again, until the guilty a
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchserve.batch import Batch, CloseReason, Fault, Item
 from batchserve.batching.quarantine import REFUSED, Quarantine
@@ -15,9 +15,6 @@ from batchserve.batching.scheduler import Scheduler
 from batchserve.errors import ModelFailed
 from batchserve.runners.base import DeviceLost, OutOfMemory, Runner
 from batchserve.runners.fingerprint import fingerprint
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -108,15 +105,16 @@ class Passes:
         for item in batch.items:
             item.batch = batch
         self._scheduler.in_flight.add(batch)
-        outcome = await self._rows_of([item.tensor for item in batch.items])
+        outcome = await self._rows_of(batch)
         now_s = self._clock()
         batch.forward_s = now_s - batch.started_s
         self._scheduler.finished(batch, now_s, succeeded=not isinstance(outcome, Exception))
         return outcome
 
-    async def _rows_of(self, tensors: Sequence["torch.Tensor"]) -> Sequence[Any] | Exception:
+    async def _rows_of(self, batch: Batch) -> Sequence[Any] | Exception:
+        tensors = [item.tensor for item in batch.items]
         try:
-            rows = await self.runner.forward(tensors)
+            rows = await self.runner.forward(tensors, all_cores=batch.all_cores)
             if len(rows) != len(tensors):
                 return ValueError(f"{len(rows)} rows came back for {len(tensors)} items")
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a model may raise any

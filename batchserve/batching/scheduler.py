@@ -46,6 +46,7 @@ class Scheduler:
         policy: decides when a batch is closed, and how large.
         cost: what passes take.
         max_queue_size: items that may wait.
+        streams: passes that run at the same time.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Scheduler:
         policy: Policy,
         cost: Cost,
         max_queue_size: int,
+        streams: int = 1,
     ) -> None:
         self.policy = policy
         self.cost = cost
         self.memory = MemoryLimit(policy.max_batch_size)
-        self.in_flight = InFlight(cost)
+        self.in_flight = InFlight(cost, streams)
+        self._streams = streams
         self._max_queue_size = max_queue_size
         self._buckets: dict[Hashable, Bucket] = {}
         self._shares = Shares()
@@ -159,7 +162,8 @@ class Scheduler:
             items, reason = self._fill(bucket, decision, now_s)
             self._forget_if_empty(bucket)
             if items:
-                return Batch(items, reason, now_s)
+                all_cores = not (arriving or self.queued or self.in_flight.items)
+                return Batch(items, reason, now_s, all_cores=all_cores)
         return Wait(until_s)
 
     def holds_full_batch(self, now_s: float) -> bool:
@@ -176,7 +180,7 @@ class Scheduler:
         self._free_since_s = now_s
         self._toll.observe(batch.forward_s, again=batch.reason is CloseReason.RETRY)
         if succeeded:
-            if not self._began_unnoticed(batch):
+            if not (self._began_unnoticed(batch) or self._had_more_than_its_share(batch)):
                 self.cost.observe(batch.bucket_key, len(batch), batch.forward_s)
             self.memory.sufficed(batch.bucket_key, len(batch), now_s)
             self.policy.observe(batch)
@@ -185,6 +189,10 @@ class Scheduler:
         """Whether the end of the pass before was noticed so late that this tells nothing."""
         expected_s = self.cost.seconds(batch.bucket_key, len(batch))
         return batch.is_ahead and batch.forward_s < UNNOTICED * expected_s
+
+    def _had_more_than_its_share(self, batch: Batch) -> bool:
+        """Whether passes will take longer than this one once there are several."""
+        return self._streams > 1 and batch.all_cores
 
     def _view(self, bucket: Bucket, now_s: float, arriving: int, *, draining: bool) -> View:
         most = self.memory.of(bucket.key, now_s)
@@ -333,7 +341,7 @@ class Scheduler:
         slack_s = {bucket.key: bucket.due_s - now_s for bucket in self._buckets.values()}
         return Backlog(
             loads, self.in_flight.busy_s(now_s), self._decode_s, self._arrivals.rate(now_s),
-            self._arrivals.rates(now_s), slack_s, self._toll.factor,
+            self._arrivals.rates(now_s), slack_s, self._toll.factor, self._streams,
         )  # fmt: skip
 
     def _is_surely_in_time(self, count: int, terms: Terms, now_s: float) -> bool:

@@ -184,11 +184,11 @@ class ModelConfig(Section):
         description="Images lie in memory pixel by pixel; null: where that is faster, as a trial "
         "at warm-up tells.",
     )
-    split_batches: bool | None = Field(
+    parallel_batches: bool | None = Field(
         None,
-        description="On a CPU, cores that share a pass compute a part of the batch each, where a "
-        "trial at warm-up shows that it is no slower; null: only if the model is made of torch's "
-        "and torchvision's modules, which can be called from several threads at once.",
+        description="On a CPU, several batches are computed at the same time, each on cores of its "
+        "own, where a trial at warm-up shows that it is no slower; null: only if the model is made "
+        "of torch's and torchvision's modules, which can be called from several threads at once.",
     )
     compile: bool = False
     cuda_graphs: bool = Field(

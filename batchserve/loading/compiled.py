@@ -136,7 +136,7 @@ BESIDE = {
     "autotune",
     "channels_last",
     "cuda_graphs",
-    "split_batches",
+    "parallel_batches",
 }
 
 

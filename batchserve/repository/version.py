@@ -279,7 +279,7 @@ class ModelVersion:
         runner = await choose_runner(forward, example, full_batch_s, size)
         batcher = Batcher(
             self.key,
-            scheduler_for(self.config, size, self.forward_s),
+            scheduler_for(self.config, size, self.forward_s, streams=runner.streams),
             runner,
             self.task.bucket_key,
             on_batch=lambda batch: on_batch(self, batch),

@@ -17,8 +17,13 @@ from batchserve.runners.forward import Forward
 from batchserve.runners.graph_choice import choose_graphs
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
-from batchserve.runners.split_choice import NotSplit, choose_split, is_known, may_split
-from batchserve.runners.threads import choose_threads
+from batchserve.runners.sharing import Sharing, choose_sharing, use
+from batchserve.runners.thread_safety import (
+    NotSafe,
+    check_thread_safety,
+    is_known,
+    may_run_at_once,
+)
 from batchserve.runners.warmup import sizes_to_try, warm_up
 from batchserve.tasks.base import Task
 
@@ -68,7 +73,7 @@ def warm(
     with _explained(config, example):
         if may_choose_layout:
             _choose_layout(config, forward, example, most)
-        _choose_threads(config, forward, example, most, may_compile=task.fixed_shape)
+        _share_cores(config, forward, example, most, may_compile=task.fixed_shape)
         seconds = _try_sizes(config, forward, example, most, on_size)
         seconds |= _record(config, task, forward, example, list(seconds))
         row = _try_answering(task, forward, example)
@@ -137,7 +142,7 @@ def _choose_layout(
     )
 
 
-def _choose_threads(
+def _share_cores(
     config: ModelConfig,
     forward: Forward,
     example: "torch.Tensor",
@@ -145,61 +150,58 @@ def _choose_threads(
     *,
     may_compile: bool,
 ) -> None:
-    """Have a pass use as many cores as pay, and in the way that pays."""
-    usual = max(USUAL, forward.threads)
-    count = min(config.batching.max_batch_size or usual, usual, most)
-    items = like(example, count)
-    # What is compiled is compiled for a number of threads, and would be for two.
-    compiles = config.compile and forward.may_compile
-    if config.split_batches is not False and not compiles and may_split(forward, items):
-        _choose_split(config, forward, items)
+    """Have a pass use as many cores as pay, and as many passes run at the same time."""
+    items = like(example, min(config.batching.max_batch_size or USUAL, USUAL, most))
+    at_once = _may_run_at_once(config, forward, items)
     if config.autotune:
-        _autotune(config, forward, items[:USUAL], may_compile=may_compile)
+        _autotune(config, forward, items, may_compile=may_compile, at_once=at_once)
     # Answers that are to stay the same to the bit must not hang on how busy the machine was.
     elif forward.on_cpu and not config.reproducible:
-        cores = forward.threads
         try:
-            forward.threads = choose_threads(forward, [example] * min(count, USUAL))
+            sharing = choose_sharing(forward, items, at_once=at_once)
         except OutOfMemory:  # the warm-up will find for how many the memory suffices
-            forward.threads = cores
-        logger.info("%s threads: %s", config.key, _threads_of(forward))
-    if forward.threads == 1:
-        forward.split = None
-
-
-def _threads_of(forward: Forward) -> str:
-    """Say on how many cores a pass runs, and how they share it."""
-    if forward.threads == 1:
-        return "1"
-    return f"{forward.threads}, {'a part of the batch' if forward.split else 'each layer'} on each"
+            sharing = Sharing.by_one(forward.all_threads)
+        use(forward, sharing)
+    if forward.on_cpu:
+        shared = Sharing(forward.streams, forward.threads, forward.all_threads)
+        logger.info("%s cores: %s", config.key, shared)
 
 
 def _autotune(
-    config: ModelConfig, forward: Forward, items: Sequence["torch.Tensor"], *, may_compile: bool
+    config: ModelConfig,
+    forward: Forward,
+    items: Sequence["torch.Tensor"],
+    *,
+    may_compile: bool,
+    at_once: bool,
 ) -> None:
     def found(threads: int) -> bool:
         return may_compile and is_compiled(config, threads, channels_last=forward.channels_last)
 
-    tuned = autotune(forward, items, found, compiles_anyway=config.compile)
+    tuned = autotune(forward, items, found, compiles_anyway=config.compile, at_once=at_once)
     logger.info("%s autotune: %s", config.key, tuned)
 
 
-def _choose_split(config: ModelConfig, forward: Forward, items: Sequence["torch.Tensor"]) -> None:
-    if config.split_batches is None and not is_known(forward.module):
+def _may_run_at_once(
+    config: ModelConfig, forward: Forward, items: Sequence["torch.Tensor"]
+) -> bool:
+    if config.parallel_batches is False or not may_run_at_once(forward):
+        return False
+    if config.parallel_batches is None and not is_known(forward.module):
         logger.info(
-            "%s split_batches: not tried, as this model may not stand being called from several "
+            "%s parallel_batches: not tried, as this model may not stand being called from several "
             "threads at once; if it does, true has it tried",
             config.key,
         )
-        return
+        return False
     try:
-        gain = choose_split(forward, items)
+        check_thread_safety(forward, items)
     except OutOfMemory:
-        return  # the warm-up will find for how many the memory suffices
-    except NotSplit as reason:
-        logger.info("%s split_batches: not used, %s", config.key, reason)
-    else:
-        logger.info("%s split_batches: %.2f times as fast", config.key, gain)
+        return False  # the warm-up will find for how many the memory suffices
+    except NotSafe as reason:
+        logger.info("%s parallel_batches: not used, %s", config.key, reason)
+        return False
+    return True
 
 
 def _try_sizes(

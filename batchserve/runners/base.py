@@ -20,23 +20,28 @@ class DeviceLost(Exception):
 
 
 class Runner(Protocol):
-    """Runs one forward pass at a time.
+    """Runs forward passes.
 
     Attributes:
         name: for operators, as in `thread`.
+        streams: how many passes it runs at the same time.
         holds_up_the_loop: nothing else happens during a pass.
         queues: takes the next batch while a pass is running, and begins with it by itself.
     """
 
     name: str
+    streams: int
     holds_up_the_loop: bool
     queues: bool
 
-    async def forward(self, tensors: Sequence["torch.Tensor"]) -> Sequence[Any]:
+    async def forward(
+        self, tensors: Sequence["torch.Tensor"], *, all_cores: bool = False
+    ) -> Sequence[Any]:
         """Return one row for each tensor, in order, or a `RowFault` in its place.
 
         Args:
             tensors: items of one bucket, without the batch dimension.
+            all_cores: nobody else needs them meanwhile.
 
         Raises:
             OutOfMemory: a smaller batch may do.

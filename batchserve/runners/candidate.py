@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
@@ -25,13 +25,18 @@ from batchserve.loading import (
 )
 from batchserve.loading.program import Program
 from batchserve.loading.quantize import bytes_of, is_linear
+from batchserve.runners.at_once import AtOnce
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.comparison import largest_difference, largest_number
 from batchserve.runners.difference import Difference
 from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import like
-from batchserve.runners.split import Split
-from batchserve.runners.split_choice import NotSplit, choose_split, is_known, may_split
+from batchserve.runners.thread_safety import (
+    NotSafe,
+    check_thread_safety,
+    is_known,
+    may_run_at_once,
+)
 from batchserve.samples import as_jpeg, drawn_jpeg, find_photos, mirrored
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
@@ -60,8 +65,7 @@ class Subject:
         self._config = config
         self._module = load_module(config)
         self._task = build_task(config, self._module)
-        self._split: Split | None = None
-        self._has_tried_split = config.split_batches is False
+        self._at_once = False if config.parallel_batches is False else None
         self.device = pick_device(config.device)
         self.items = items_for(self._task)
         if not self.items:
@@ -121,30 +125,27 @@ class Subject:
             threads=threads,
             channels_last=bool(config.channels_last),
         )
+        at_once = self._may_run_at_once(forward)
         forward.compile_what_comes()
-        forward.split = self._split_for(forward)
         is_scores = input_of(self._task)["kind"] == "image" and self._task.finite_rows
         return Candidate(
             forward,
             self.items,
             bytes_=bytes_of(module),
             is_scores=is_scores or self._task.labels is not None,
-            at_once=self.largest_batch or ITEMS,
+            at_once=at_once,
+            most=self.largest_batch or ITEMS,
         )
 
-    def _split_for(self, forward: Forward) -> Split | None:
-        """Return how batches will be computed in parts; found out with the first that could be."""
-        items = self.items[: self.largest_batch or ITEMS]
-        if forward.may_compile or not may_split(forward, items):
-            return None
-        if not self._has_tried_split:
-            self._has_tried_split = True
-            is_tried = self._config.split_batches or is_known(self._module)
-            with suppress(NotSplit, OutOfMemory), _interruptible():
-                if is_tried:
-                    choose_split(forward, items)
-            self._split = forward.split
-        return self._split
+    def _may_run_at_once(self, forward: Forward) -> bool:
+        """Whether several passes may run at the same time; found out with the first candidate."""
+        if self._at_once is None and may_run_at_once(forward):
+            self._at_once = False
+            if self._config.parallel_batches or is_known(self._module):
+                with suppress(NotSafe, OutOfMemory), _interruptible():
+                    check_thread_safety(forward, self.items[: self.largest_batch or ITEMS])
+                    self._at_once = True
+        return bool(self._at_once)
 
     @property
     def _is_graph(self) -> bool:
@@ -163,7 +164,8 @@ class Candidate:
         items: see `Subject`.
         bytes_: of its parameters and buffers.
         is_scores: a row is one score for each class.
-        at_once: how many items a batch may have, where only the answers count.
+        at_once: several passes may run at the same time.
+        most: how many items a batch may have, where only the answers count.
     """
 
     def __init__(
@@ -173,12 +175,13 @@ class Candidate:
         *,
         bytes_: int,
         is_scores: bool = False,
-        at_once: int = ITEMS,
+        at_once: bool = False,
+        most: int = ITEMS,
     ) -> None:
         self._forward, self._items = forward, items
         self.bytes = bytes_
         self._is_scores = is_scores
-        self._at_once = at_once
+        self._at_once, self._most = at_once, most
         self._seen: set[tuple[int, int]] = set()
 
     def answers(self) -> list[Any]:
@@ -188,8 +191,8 @@ class Candidate:
             KeyboardInterrupt: somebody wants this to end.
             Exception: whatever the pass raised.
         """
-        begins = range(0, len(self._items), self._at_once)
-        return [row for at in begins for row in self._run(self._items[at : at + self._at_once])]
+        begins = range(0, len(self._items), self._most)
+        return [row for at in begins for row in self._run(self._items[at : at + self._most])]
 
     def differs(self, expected: Sequence[Any]) -> Difference:
         """Compare the answers with what another candidate said to the same."""
@@ -203,25 +206,38 @@ class Candidate:
         return replace(difference, same_best=leads.count(0.0), lead=max(leads))
 
     def seconds(self, threads: int, size: int) -> float:
-        """Return what a pass of so many items takes with so many threads.
+        """Return what a pass of so many items takes with so many cores, while batches come.
+
+        If passes may run at the same time and that is faster, each with a core of its own, then it
+        is their share of the time. A single item is timed alone.
 
         Raises:
             KeyboardInterrupt: somebody wants this to end.
             OutOfMemory: it does not fit.
             Exception: whatever else the pass raised.
         """
+        streams = threads if self._at_once else 1
+        if streams == 1 or (size > 1 and self._forward.may_compile):
+            return self._timed(streams, threads // streams, size)
+        if self._forward.may_compile:
+            return self._timed(1, 1, size)
+        alone_s = self._timed(1, threads, size)
+        return alone_s if size == 1 else min(alone_s, self._timed(streams, 1, size))
+
+    def _timed(self, streams: int, threads: int, size: int) -> float:
         self._forward.threads = threads
         items = list(islice(cycle(self._items), size))
         if (threads, size) not in self._seen:
             self._run(items)
             self._seen.add((threads, size))
-        passes, started_s = 0, time.perf_counter()
-        while passes < MOST_PASSES:
-            self._run(items)
-            passes += 1
-            if (taken_s := time.perf_counter() - started_s) >= LEAST_S:
-                break
-        return taken_s / passes
+        with closing(AtOnce(self._forward, streams)) as at_once, _interruptible():
+            passes, started_s = 0, time.perf_counter()
+            while passes < MOST_PASSES:
+                at_once(items)
+                passes += 1
+                if (taken_s := time.perf_counter() - started_s) >= LEAST_S:
+                    break
+        return taken_s / (passes * streams)
 
     def _run(self, items: Sequence[torch.Tensor]) -> list[Any]:
         with _interruptible():

@@ -14,7 +14,6 @@ from batchserve.runners.base import DeviceLost, OutOfMemory, RowFault
 from batchserve.runners.graphs import Graph, Graphs
 from batchserve.runners.nested import mapped, tensors_in
 from batchserve.runners.recordable import check_recordable
-from batchserve.runners.split import Split, has_rows, pays
 from batchserve.runners.transfer import Transfer, transfer_for
 from batchserve.tasks.base import Task
 
@@ -43,12 +42,13 @@ class Forward:
 
     Attributes:
         threads: cores that a pass uses.
+        all_threads: cores that a pass uses that has all to itself.
+        streams: how many passes run at the same time.
         graphs: recorded passes to use; None: the module is called each time.
-        split: computes batches in parts; None: the module is given them whole.
     """
 
     graphs: Graphs | None = None
-    split: Split | None = None
+    streams = 1
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Forward:
         self.pad_to = pad_to
         self._device_answers = device_answers
         self._transfer = transfer or transfer_for(device)
-        self.threads = threads or torch.get_num_threads()
+        self.threads = self.all_threads = threads or torch.get_num_threads()
         self._channels_last = channels_last
 
     @property
@@ -142,19 +142,6 @@ class Forward:
             check_recordable(partial(_call, module), self._inputs(tensors))
 
     @torch.inference_mode()
-    def can_be_split(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether the module takes tensors with a row for each of these items, and returns one.
-
-        Raises:
-            Exception: whatever the module or the task raised.
-        """
-        with self._transfer.entered():
-            inputs = self._inputs(tensors)
-            output = _call(self._module, inputs)
-        rows = len(tensors)
-        return has_rows(inputs, rows) and torch.is_tensor(output) and has_rows(output, rows)
-
-    @torch.inference_mode()
     def record(self, graphs: Graphs, tensors: Sequence[torch.Tensor]) -> Graph:
         """Record what the module does with a batch of so many items, once all else is chosen.
 
@@ -165,8 +152,12 @@ class Forward:
         with self._transfer.entered():
             return graphs.add(partial(_call, self._module), self._inputs(tensors))
 
-    def __call__(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
+    def __call__(self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False) -> list[Any]:
         """Return one row for each item, on the CPU, or a `RowFault` in its place.
+
+        Args:
+            tensors: the items, without the batch dimension.
+            all_cores: nobody else needs them meanwhile.
 
         Raises:
             OutOfMemory: the memory did not suffice; what the pass had taken has been freed.
@@ -176,7 +167,7 @@ class Forward:
         """
         try:
             with torch.inference_mode():
-                return self._pass(tensors)
+                return self._pass(tensors, self.all_threads if all_cores else self.threads)
         except Exception as error:
             if not devices.ran_out_of_memory(error):
                 self._check_device(error)
@@ -191,13 +182,13 @@ class Forward:
             f"the memory does not suffice for a batch of {len(tensors)} on {self._device}: {reason}"
         )
 
-    def _pass(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
+    def _pass(self, tensors: Sequence[torch.Tensor], threads: int) -> list[Any]:
         # OpenMP's number of threads is each thread's own, and each model's.
-        if torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         items = self._padded(tensors)
         with self._transfer.entered():
-            output = self._task.postprocess(self._output(self._inputs(items), len(items)))
+            output = self._task.postprocess(self._output(self._inputs(items)))
             output = self._transfer.answers(output)
         rows = rows_of(output, len(items))[: len(tensors)]
         # Once for the batch: an operation for each row would ask for the GIL each time.
@@ -217,7 +208,7 @@ class Forward:
         batch = self._transfer.batch(self._task, items)
         return mapped(self._as_the_module_takes_it, self._task.preprocess(batch))
 
-    def _output(self, inputs: Any, rows: int) -> Any:
+    def _output(self, inputs: Any) -> Any:
         if self.graphs is not None:
             try:
                 output = self.graphs(inputs)
@@ -227,8 +218,6 @@ class Forward:
             else:
                 if output is not None:
                     return output
-        if self.split is not None and pays(rows, self.threads):
-            return self.split(partial(_call, self._module), inputs, rows, self.threads)
         return _call(self._module, inputs)
 
     def _as_the_module_takes_it(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The forward pass on a thread of its own, so that the loop goes on reading and answering."""
+"""Forward passes on threads of their own, so that the loop goes on reading and answering."""
 
 import asyncio
 import threading
@@ -26,12 +26,13 @@ class Job:
     """A pass that `future` waits for, on its own loop."""
 
     tensors: Sequence[torch.Tensor]
+    all_cores: bool
     future: asyncio.Future[Outcome]
 
     def run(self, forward: Forward) -> None:
         if self.future.cancelled():
             return
-        outcome = _outcome(forward, self.tensors)
+        outcome = _outcome(forward, self)
         # If the loop is closed, nobody waits any more.
         with suppress(RuntimeError):
             self.future.get_loop().call_soon_threadsafe(self._settle, outcome)
@@ -42,36 +43,52 @@ class Job:
 
 
 class ThreadRunner:
-    """Runs each pass on one thread, which a process does not wait for when it ends.
+    """Runs passes on a thread for each stream, which a process does not wait for when it ends.
 
     A pass that hangs on its device would otherwise keep the process from ever ending.
+
+    Args:
+        forward: the pass, which says how many streams there are.
     """
 
     name = "thread"
     holds_up_the_loop = False
-    queues = True
 
     def __init__(self, forward: Forward) -> None:
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self.streams = forward.streams
+        # Where there are several, others compute while one waits for its next batch.
+        self.queues = self.streams == 1
+        self._queues: list[SimpleQueue[Job | None]] = [SimpleQueue() for _ in range(self.streams)]
+        self._given = [0] * self.streams
         self._closed = False
-        threading.Thread(
-            target=_work, args=(forward, self._jobs), name="forward", daemon=True
-        ).start()
+        for jobs in self._queues:
+            threading.Thread(
+                target=_work, args=(forward, jobs), name="forward", daemon=True
+            ).start()
 
-    async def forward(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
+    async def forward(
+        self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
+    ) -> list[Any]:
         if self._closed:
             raise RuntimeError("the runner is closed")
-        job = Job(tensors, asyncio.get_running_loop().create_future())
-        self._jobs.put(job)
-        outcome = await job.future
+        job = Job(tensors, all_cores, asyncio.get_running_loop().create_future())
+        # OpenMP keeps threads for each thread that ever used several cores: one shall be enough.
+        stream = 0 if all_cores else self._given.index(min(self._given))
+        self._given[stream] += 1
+        self._queues[stream].put(job)
+        try:
+            outcome = await job.future
+        finally:
+            self._given[stream] -= 1
         if outcome.error is not None:
             raise outcome.error
         return outcome.rows
 
     def close(self) -> None:
-        """End the thread once its pass is done, without waiting for that."""
+        """End the threads once their passes are done, without waiting for that."""
         self._closed = True
-        self._jobs.put(None)
+        for jobs in self._queues:
+            jobs.put(None)
 
 
 def _work(forward: Forward, jobs: SimpleQueue[Job | None]) -> None:
@@ -81,8 +98,8 @@ def _work(forward: Forward, jobs: SimpleQueue[Job | None]) -> None:
         del job
 
 
-def _outcome(forward: Forward, tensors: Sequence[torch.Tensor]) -> Outcome:
+def _outcome(forward: Forward, job: Job) -> Outcome:
     try:
-        return Outcome(forward(tensors))
+        return Outcome(forward(job.tensors, all_cores=job.all_cores))
     except BaseException as error:  # noqa: BLE001 - the thread goes on, whatever the model does
         return Outcome([], error)

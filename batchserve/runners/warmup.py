@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from statistics import median
 
 import torch
@@ -14,6 +15,7 @@ from batchserve.batching.knee import (
     largest_that_pays,
     powers_of_two,
 )
+from batchserve.runners.at_once import AtOnce, Pass
 from batchserve.runners.base import OutOfMemory, Runner
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
@@ -54,7 +56,7 @@ def warm_up(
 
     Args:
         forward: the pass to warm up, with its number of threads: what is compiled is compiled for
-            so many.
+            so many. Where there are streams, as many passes are timed at the same time.
         example: one item, without the batch dimension.
         max_batch_size: N; None: find out.
         on_size: called with each size and the seconds that a pass of it takes.
@@ -71,13 +73,18 @@ def warm_up(
         took_s = seconds_of_pass(forward, [example] * forward.pad_to)
         on_size(forward.pad_to, took_s)
         return {1: took_s, forward.pad_to: took_s}
-    if max_batch_size is None:
-        return _search(forward, example, on_size, most)
-    seconds = {}
-    for size, took_s in _measured(forward, example, max_batch_size):
-        seconds[size] = took_s
-        on_size(size, took_s)
-    return seconds
+    if forward.may_compile and forward.all_threads != forward.threads:
+        # What is compiled is so once for one item, and once for any number more.
+        for size in range(1, min(2, max_batch_size or most) + 1):
+            forward([example] * size, all_cores=True)
+    with closing(AtOnce(forward, forward.streams)) as at_once:
+        if max_batch_size is None:
+            return _search(forward, at_once, example, on_size, most)
+        seconds = {}
+        for size, took_s in _measured(forward, at_once, example, max_batch_size):
+            seconds[size] = took_s
+            on_size(size, took_s)
+        return seconds
 
 
 def sizes_to_try(forward: Forward, max_batch_size: int | None) -> int | None:
@@ -88,10 +95,14 @@ def sizes_to_try(forward: Forward, max_batch_size: int | None) -> int | None:
 
 
 def _search(
-    forward: Forward, example: torch.Tensor, on_size: Callable[[int, float], None], most: int
+    forward: Forward,
+    at_once: Pass,
+    example: torch.Tensor,
+    on_size: Callable[[int, float], None],
+    most: int,
 ) -> dict[int, float]:
     seconds: dict[int, float] = {}
-    for size, took_s in _measured(forward, example, most):
+    for size, took_s in _measured(forward, at_once, example, most):
         seconds[size] = took_s
         on_size(size, took_s)
         if took_s > LONG_PASS_S:
@@ -99,31 +110,36 @@ def _search(
         if took_s > SHORT_PASS_S and disappoints(seconds):
             # It may have been the machine, which had something else to do meanwhile.
             for last in list(seconds)[-DISAPPOINTMENTS - 1 :]:
-                seconds[last] = min(seconds[last], seconds_of_pass(forward, [example] * last))
+                seconds[last] = min(seconds[last], seconds_of_pass(at_once, [example] * last))
             if disappoints(seconds):
                 break
-    seconds = _measured_again(forward, example, seconds)
+    seconds = _measured_again(at_once, example, seconds)
     largest = max(largest_that_pays(seconds), LEAST)
     return {size: took_s for size, took_s in seconds.items() if size <= largest}
 
 
 def _measured_again(
-    forward: Forward, example: torch.Tensor, seconds: Mapping[int, float]
+    pass_: Pass, example: torch.Tensor, seconds: Mapping[int, float]
 ) -> dict[int, float]:
     """Return the shortest passes after a few more rounds, as many as there is time for."""
     shortest = dict(seconds)
     rounds = min(ROUNDS, int(ROUNDS_S / sum(shortest.values())))
     for _ in range(rounds):
         for size, took_s in shortest.items():
-            shortest[size] = min(took_s, _timed(forward, [example] * size))
+            shortest[size] = min(took_s, _timed(pass_, [example] * size))
     return shortest
 
 
-def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tuple[int, float]]:
+def _measured(
+    forward: Forward, at_once: Pass, example: torch.Tensor, most: int
+) -> Iterator[tuple[int, float]]:
     """Yield sizes with the seconds of a pass, as far as the memory suffices."""
     for size in powers_of_two(most):
+        items = [example] * size
         try:
-            took_s = seconds_of_pass(forward, [example] * size)
+            if forward.streams > 1:
+                forward(items)  # what is computed or compiled once is so by one
+            took_s = seconds_of_pass(at_once, items)
         except OutOfMemory:
             if size == 1:
                 raise
@@ -131,18 +147,18 @@ def _measured(forward: Forward, example: torch.Tensor, most: int) -> Iterator[tu
         yield size, took_s
 
 
-def seconds_of_pass(forward: Forward, items: Sequence[torch.Tensor]) -> float:
+def seconds_of_pass(pass_: Pass, items: Sequence[torch.Tensor]) -> float:
     """Return the shortest of a few passes: whatever else the machine does adds to the others."""
-    first_s = _timed(forward, items)
-    passes = [_timed(forward, items)]
+    first_s = _timed(pass_, items)
+    passes = [_timed(pass_, items)]
     while len(passes) < TIMED_PASSES and sum(passes) < TIMED_S:
-        passes.append(_timed(forward, items))
+        passes.append(_timed(pass_, items))
     return min(first_s, *passes)
 
 
-def _timed(forward: Forward, items: Sequence[torch.Tensor]) -> float:
+def _timed(pass_: Pass, items: Sequence[torch.Tensor]) -> float:
     started_s = time.perf_counter()
-    forward(items)
+    pass_(items)
     return time.perf_counter() - started_s
 
 
@@ -158,9 +174,7 @@ async def choose_runner(
         size: the largest batch.
     """
     threaded = ThreadRunner(forward)
-    # Where others compute parts, the loop would have to wait for them.
-    in_parts = forward.split is not None and forward.threads > 1
-    if example is None or full_batch_s > DOUBTFUL_S or in_parts:
+    if example is None or full_batch_s > DOUBTFUL_S or forward.streams > 1:
         return threaded
     light_s = max(LOOP_BUDGET_S, LIGHT * size * REQUEST_S)
     if full_batch_s > light_s and await _thread_pays(forward, threaded, [example] * size):

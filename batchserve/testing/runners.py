@@ -16,6 +16,7 @@ class FakeRunner:
     """
 
     name = "fake"
+    streams = 1
     holds_up_the_loop = False
     queues = False
 
@@ -28,7 +29,9 @@ class FakeRunner:
         self._rows = rows
         self.batches: list[Sequence[torch.Tensor]] = []
 
-    async def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+    async def forward(
+        self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
+    ) -> Sequence[Any]:
         self.batches.append(tensors)
         await asyncio.sleep(self._seconds(len(tensors)))
         return self._rows(tensors)
@@ -47,10 +50,12 @@ class GatedRunner(FakeRunner):
         self._started = asyncio.Semaphore(0)
         self._gate = asyncio.Semaphore(0)
 
-    async def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+    async def forward(
+        self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
+    ) -> Sequence[Any]:
         self._started.release()
         await self._gate.acquire()
-        return await super().forward(tensors)
+        return await super().forward(tensors, all_cores=all_cores)
 
     async def wait_started(self) -> None:
         """Return when a pass has begun that was not waited for yet."""

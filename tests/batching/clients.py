@@ -32,7 +32,7 @@ async def batching(
     policy = policy or AdaptivePolicy(N, T_S)
     batcher = Batcher(
         "test:1",
-        Scheduler(policy, Cost(policy.max_batch_size, seed), max_queue_size),
+        Scheduler(policy, Cost(policy.max_batch_size, seed), max_queue_size, runner.streams),
         runner,
         on_batch=(batches if batches is not None else []).append,
         clock=asyncio.get_running_loop().time,

@@ -47,7 +47,9 @@ class Queueing(FakeRunner):
         self.given_s: list[float] = []
         self.begun_s: list[float] = []
 
-    async def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+    async def forward(
+        self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
+    ) -> Sequence[Any]:
         loop = asyncio.get_running_loop()
         self.given_s.append(loop.time())
         async with self._device:

@@ -257,7 +257,9 @@ def test_a_hung_pass_that_returns_after_all_answers_nobody_twice_and_ends_the_lo
 
 def test_of_a_batch_that_hangs_while_it_is_bisected_the_answered_stay_answered():
     class Hangs(FakeRunner):
-        async def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+        async def forward(
+            self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
+        ) -> Sequence[Any]:
             self.batches.append(tensors)
             if len(tensors) == N:
                 raise ValueError("bad")

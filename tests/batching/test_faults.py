@@ -210,7 +210,9 @@ def test_a_runner_that_is_cancelled_is_a_failed_pass():
 
 def test_a_runner_that_answers_a_cancellation_with_an_error_does_not_hold_up_the_end():
     class Stubborn(GatedRunner):
-        async def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+        async def forward(
+            self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
+        ) -> Sequence[Any]:
             try:
                 return await super().forward(tensors)
             except asyncio.CancelledError:

@@ -1,24 +1,32 @@
 """Candidates of `tune` are run as the server would run them."""
 
+import time
 from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from batchserve.loading import Compiled
 from batchserve.runners import candidate
 from batchserve.runners.base import RowFault
 from batchserve.runners.candidate import Candidate, Subject
+from batchserve.runners.forward import Forward
+from batchserve.tasks.tensor import TensorTask
+
+ITEMS = [torch.zeros(3)] * 4
 
 
 @pytest.mark.parametrize(("largest", "tried"), [(None, 8), (4, 4)])
-def test_parts_are_tried_once_with_no_more_items_than_the_model_takes(
+def test_whether_passes_may_run_at_the_same_time_is_tried_once_with_what_the_model_takes(
     configure, monkeypatch, largest, tried
 ):
     seen = []
-    monkeypatch.setattr(candidate, "choose_split", lambda _forward, items: seen.append(len(items)))
+    monkeypatch.setattr(
+        candidate, "check_thread_safety", lambda _forward, items: seen.append(len(items))
+    )
     monkeypatch.setattr(candidate, "largest_batch", lambda _module: largest)
-    config = configure(split_batches=True).models[0]
+    config = configure(parallel_batches=True).models[0]
     subject = Subject(config)
     for _ in range(2):
         subject.make(config, 2)
@@ -26,10 +34,44 @@ def test_parts_are_tried_once_with_no_more_items_than_the_model_takes(
     assert seen == [tried]
 
 
-def test_batches_stay_whole_where_the_config_says_so(configure, monkeypatch):
-    monkeypatch.setattr(candidate, "choose_split", lambda *_: pytest.fail("tried"))
-    config = configure(split_batches=False).models[0]
+def test_they_do_not_where_the_config_says_so(configure, monkeypatch):
+    monkeypatch.setattr(candidate, "check_thread_safety", lambda *_: pytest.fail("tried"))
+    config = configure(parallel_batches=False).models[0]
     Subject(config).make(config, 2)
+
+
+class Sleeps(nn.Module):
+    """Takes as long with any number of threads, and lets others run meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
+
+    def forward(self, batch: Tensor) -> Tensor:
+        self.threads.add(torch.get_num_threads())
+        time.sleep(0.02)
+        return batch
+
+
+def forward_of(module: nn.Module) -> Forward:
+    return Forward(module, TensorTask((3,)), torch.device("cpu"), torch.float32)
+
+
+def test_of_passes_at_the_same_time_each_has_its_share_of_the_seconds():
+    one = Candidate(forward_of(Sleeps()), ITEMS, bytes_=0)
+    several = Candidate(forward_of(Sleeps()), ITEMS, bytes_=0, at_once=True)
+    assert one.seconds(2, 4) >= 0.02
+    assert several.seconds(2, 4) < 0.019
+    # A single item is timed alone, for that is what it waits.
+    assert several.seconds(2, 1) >= 0.02
+
+
+def test_what_is_compiled_is_so_for_the_cores_of_each_of_them_only():
+    module = Sleeps()
+    candidate = Candidate(forward_of(Compiled(module)), ITEMS, bytes_=0, at_once=True)
+    for size in (1, 2):
+        candidate.seconds(2, size)
+    assert module.threads == {1}
 
 
 def test_an_interruption_ends_the_trial_and_is_not_taken_for_the_models_fault(configure):
@@ -37,7 +79,7 @@ def test_an_interruption_ends_the_trial_and_is_not_taken_for_the_models_fault(co
         def forward(self, _: Tensor) -> Tensor:
             raise KeyboardInterrupt
 
-    config = configure(split_batches=True).models[0]
+    config = configure(parallel_batches=True).models[0]
     subject = Subject(config)
     subject._module = Interrupted(10, 3)
     with pytest.raises(KeyboardInterrupt):

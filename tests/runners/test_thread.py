@@ -80,6 +80,64 @@ async def test_passes_run_on_one_daemon_thread_of_their_own():
     runner.close()
 
 
+def runner_of_streams(module: nn.Module, streams: int) -> ThreadRunner:
+    forward = Forward(module, TensorTask(), torch.device("cpu"), torch.float32)
+    forward.streams, forward.threads, forward.all_threads = streams, 1, 2
+    return ThreadRunner(forward)
+
+
+async def test_streams_compute_at_the_same_time_each_on_a_thread():
+    module = Held()
+    runner = runner_of_streams(module, 2)
+    assert (runner.streams, runner.queues) == (2, False)
+    passes = [asyncio.create_task(runner.forward([ITEM * number])) for number in range(2)]
+    for _ in passes:
+        await module.wait_started()
+    assert len(set(module.threads)) == 2
+    module.gate.release(2)
+    rows = [row.tolist() for (row,) in await asyncio.gather(*passes)]
+    assert rows == [[0.0] * 3, [1.0] * 3]
+    runner.close()
+    for thread in module.threads:
+        await asyncio.to_thread(thread.join, 5)
+        assert not thread.is_alive()
+
+
+async def test_a_stream_that_is_free_is_taken_though_a_waiter_has_left():
+    module = Held()
+    runner = runner_of_streams(module, 2)
+    first, second = (asyncio.create_task(runner.forward([ITEM])) for _ in range(2))
+    for _ in range(2):
+        await module.wait_started()
+    module.gate.release()
+    await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+    third = asyncio.create_task(runner.forward([ITEM]))
+    await module.wait_started()
+    module.gate.release(2)
+    await asyncio.gather(first, second, third)
+    runner.close()
+
+
+async def test_who_has_all_cores_is_always_on_the_same_thread():
+    class Threads(Held):
+        def __init__(self) -> None:
+            super().__init__()
+            self.counts: list[int] = []
+
+        def forward(self, batch: Tensor) -> Tensor:
+            self.counts.append(torch.get_num_threads())
+            return super().forward(batch)
+
+    module = Threads()
+    module.gate.release(6)
+    runner = runner_of_streams(module, 3)
+    for all_cores in (True, False) * 3:
+        await runner.forward([ITEM], all_cores=all_cores)
+    assert module.counts == [2, 1] * 3
+    assert len({*module.threads[::2]}) == 1
+    runner.close()
+
+
 async def test_the_loop_goes_on_during_a_pass():
     module = Held()
     runner = runner_of(module)
@@ -202,9 +260,11 @@ from batchserve.runners.thread import ThreadRunner
 
 started = threading.Event()
 
-def forward(tensors):
+def forward(tensors, *, all_cores):
     started.set()
     threading.Event().wait()
+
+forward.streams = 1
 
 async def main():
     runner = ThreadRunner(forward)

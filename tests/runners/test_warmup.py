@@ -1,16 +1,17 @@
 """Warm-up runs every size once before anybody waits, and picks the runner by measurement."""
 
 import threading
+import time
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from batchserve.batching.knee import disappoints, largest_that_pays
+from batchserve.loading import Compiled
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
-from batchserve.runners.split import Split
 from batchserve.runners.thread import ThreadRunner
 from batchserve.runners.warmup import (
     REQUEST_S,
@@ -269,12 +270,49 @@ async def test_beside_many_answers_a_light_pass_is_not_worth_a_thread():
     runner.close()
 
 
-async def test_the_loop_never_waits_for_those_who_compute_parts():
+async def test_passes_that_run_at_the_same_time_do_so_on_threads():
     forward = forward_of(Double())
-    forward.threads, forward.split = 2, Split(2)
+    forward.streams = 2
     runner = await choose_runner(forward, EXAMPLE, full_batch_s=1e-5, size=4)
     assert isinstance(runner, ThreadRunner)
+    assert runner.streams == 2
     runner.close()
+
+
+def test_of_passes_that_run_at_the_same_time_so_many_are_timed():
+    class Counts(nn.Module):
+        together = most = 0
+
+        def forward(self, batch: Tensor) -> Tensor:
+            self.together += 1
+            self.most = max(self.most, self.together)
+            time.sleep(0.005)
+            self.together -= 1
+            return batch
+
+    module = Counts()
+    forward = forward_of(module)
+    forward.streams = 3
+    assert min(warm_up(forward, EXAMPLE, 2).values()) >= 0.005
+    assert module.most == 3
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(4, [1, 2]), (1, [1])])
+def test_what_is_compiled_for_a_lone_batch_is_compiled_before_anybody_waits(largest, sizes):
+    seen = []
+
+    class Noting(Compiled):
+        def compile_what_comes(self, *, fixed_shape: bool = False) -> None:
+            pass
+
+        def forward(self, batch: Tensor) -> Tensor:
+            seen.append((torch.get_num_threads(), len(batch)))
+            return batch
+
+    forward = forward_of(Noting(Double()))
+    forward.streams, forward.threads, forward.all_threads = 2, 1, 2
+    warm_up(forward, EXAMPLE, largest)
+    assert [size for threads, size in seen if threads == 2] == sizes
 
 
 async def test_without_an_example_a_thread_is_safe():

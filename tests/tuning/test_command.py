@@ -220,7 +220,7 @@ def test_programs_are_asked_no_more_at_once_than_they_take(configure):
     subject = Subject(model)
     candidate = subject.make(model, threads=1)
     whole = torch.stack(candidate.answers())
-    candidate._at_once = 3
+    candidate._most = 3
     torch.testing.assert_close(torch.stack(candidate.answers()), whole)
 
 
