@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
 from batchserve.own_thread import keep_to_one_core
+from batchserve.runners.stopwatch import Stopwatch
 
+R = TypeVar("R")
 Pass = Callable[[Sequence[torch.Tensor]], list[Any]]
 
 
@@ -33,12 +36,30 @@ class AtOnce:
             return self._pass(items)
         return self.each([items] * self._streams)[0]
 
+    def seconds(self, items: Sequence[torch.Tensor]) -> float:
+        """Return what the longest of the passes takes, where each gets a core at once.
+
+        Raises:
+            Exception: whatever one of them raised.
+        """
+        if self._streams == 1:
+            return self._timed(items)
+        return max(self._all([partial(self._timed, items)] * self._streams))
+
     def each(self, batches: Sequence[Sequence[torch.Tensor]]) -> list[list[Any]]:
         """Return the rows of each batch, computed at the same time."""
-        futures = [self._threads.submit(self._pass, items) for items in batches]
-        wait(futures)
-        return [future.result() for future in futures]
+        return self._all([partial(self._pass, items) for items in batches])
 
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False)
+
+    def _timed(self, items: Sequence[torch.Tensor]) -> float:
+        stopwatch = Stopwatch()
+        self._pass(items)
+        return stopwatch.seconds()
+
+    def _all(self, calls: Sequence[Callable[[], R]]) -> list[R]:
+        futures = [self._threads.submit(call) for call in calls]
+        wait(futures)
+        return [future.result() for future in futures]

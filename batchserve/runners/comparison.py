@@ -12,6 +12,7 @@ from torch import nn
 from batchserve.config import ModelConfig
 from batchserve.loading import DTYPES, load_module, pick_device, place_module
 from batchserve.loading.quantize import bytes_of
+from batchserve.runners.at_once import AtOnce
 from batchserve.runners.forward import Forward
 from batchserve.runners.nested import tensors_in
 from batchserve.runners.reproducible import variation_of
@@ -132,6 +133,6 @@ def _seconds(forwards: list[Forward], items: list[torch.Tensor]) -> list[dict[in
     found: list[dict[int, float]] = [{} for _ in forwards]
     for size in [1, len(items)] * ROUNDS:
         for forward, seconds in zip(forwards, found, strict=True):
-            took_s = seconds_of_pass(forward, items[:size])
+            took_s = seconds_of_pass(AtOnce(forward, 1), items[:size])
             seconds[size] = min(took_s, seconds.get(size, took_s))
     return found

@@ -132,10 +132,7 @@ def fewest_that_pay(seconds: Mapping[tuple[int, int], float]) -> tuple[int, int]
 def _timed(
     forward: Forward, items: Sequence[torch.Tensor], ways: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], float]:
-    """Return the median of a few passes by streams and threads, tried in turn.
-
-    On a busy machine, the shortest would be that of the way that needs the fewest cores.
-    """
+    """Return the median of a few passes by streams and threads, tried in turn."""
     seconds: dict[tuple[int, int], list[float]] = {way: [] for way in ways}
     passes = {streams: AtOnce(forward, streams) for streams in {streams for streams, _ in ways}}
     until_s = time.perf_counter() + TRIALS_S
@@ -143,9 +140,7 @@ def _timed(
     while len(first) < TRIALS and (not first or time.perf_counter() < until_s):
         for (streams, threads), took in seconds.items():
             forward.threads = threads
-            started_s = time.perf_counter()
-            passes[streams](items)
-            took.append(time.perf_counter() - started_s)
+            took.append(passes[streams].seconds(items))
     for each in passes.values():
         each.close()
     return {way: median(took) for way, took in seconds.items()}

@@ -15,7 +15,7 @@ from batchserve.batching.knee import (
     largest_that_pays,
     powers_of_two,
 )
-from batchserve.runners.at_once import AtOnce, Pass
+from batchserve.runners.at_once import AtOnce
 from batchserve.runners.base import OutOfMemory, Runner
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
@@ -69,15 +69,15 @@ def warm_up(
         OutOfMemory: the memory does not even suffice for the smallest.
     """
     forward.compile_what_comes()
-    if forward.pad_to is not None:
-        took_s = seconds_of_pass(forward, [example] * forward.pad_to)
-        on_size(forward.pad_to, took_s)
-        return {1: took_s, forward.pad_to: took_s}
     if forward.may_compile and forward.all_threads != forward.threads:
         # What is compiled is so once for one item, and once for any number more.
         for size in range(1, min(2, max_batch_size or most) + 1):
             forward([example] * size, all_cores=True)
     with closing(AtOnce(forward, forward.streams)) as at_once:
+        if forward.pad_to is not None:
+            took_s = seconds_of_pass(at_once, [example] * forward.pad_to)
+            on_size(forward.pad_to, took_s)
+            return {1: took_s, forward.pad_to: took_s}
         if max_batch_size is None:
             return _search(forward, at_once, example, on_size, most)
         seconds = {}
@@ -96,7 +96,7 @@ def sizes_to_try(forward: Forward, max_batch_size: int | None) -> int | None:
 
 def _search(
     forward: Forward,
-    at_once: Pass,
+    at_once: AtOnce,
     example: torch.Tensor,
     on_size: Callable[[int, float], None],
     most: int,
@@ -119,19 +119,19 @@ def _search(
 
 
 def _measured_again(
-    pass_: Pass, example: torch.Tensor, seconds: Mapping[int, float]
+    at_once: AtOnce, example: torch.Tensor, seconds: Mapping[int, float]
 ) -> dict[int, float]:
     """Return the shortest passes after a few more rounds, as many as there is time for."""
     shortest = dict(seconds)
     rounds = min(ROUNDS, int(ROUNDS_S / sum(shortest.values())))
     for _ in range(rounds):
         for size, took_s in shortest.items():
-            shortest[size] = min(took_s, _timed(pass_, [example] * size))
+            shortest[size] = min(took_s, at_once.seconds([example] * size))
     return shortest
 
 
 def _measured(
-    forward: Forward, at_once: Pass, example: torch.Tensor, most: int
+    forward: Forward, at_once: AtOnce, example: torch.Tensor, most: int
 ) -> Iterator[tuple[int, float]]:
     """Yield sizes with the seconds of a pass, as far as the memory suffices."""
     for size in powers_of_two(most):
@@ -147,19 +147,13 @@ def _measured(
         yield size, took_s
 
 
-def seconds_of_pass(pass_: Pass, items: Sequence[torch.Tensor]) -> float:
+def seconds_of_pass(at_once: AtOnce, items: Sequence[torch.Tensor]) -> float:
     """Return the shortest of a few passes: whatever else the machine does adds to the others."""
-    first_s = _timed(pass_, items)
-    passes = [_timed(pass_, items)]
+    first_s = at_once.seconds(items)
+    passes = [at_once.seconds(items)]
     while len(passes) < TIMED_PASSES and sum(passes) < TIMED_S:
-        passes.append(_timed(pass_, items))
+        passes.append(at_once.seconds(items))
     return min(first_s, *passes)
-
-
-def _timed(pass_: Pass, items: Sequence[torch.Tensor]) -> float:
-    started_s = time.perf_counter()
-    pass_(items)
-    return time.perf_counter() - started_s
 
 
 async def choose_runner(

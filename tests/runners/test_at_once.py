@@ -1,6 +1,7 @@
 """A pass on several threads at the same time."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -31,6 +32,21 @@ def test_each_batch_gets_its_own_rows():
     at_once = AtOnce(lambda items: [2 * item for item in items], 2)
     one, two = (torch.tensor(number) for number in (1, 2))
     assert at_once.each([[one], [two, one]]) == [[2], [4, 2]]
+    at_once.close()
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_pass_is_timed_beside_the_others(streams):
+    lock = threading.Lock()
+
+    def forward(items):
+        with lock:
+            time.sleep(0.02)
+        return [*items]
+
+    at_once = AtOnce(forward, streams)
+    # They hold each other up.
+    assert at_once.seconds(ITEMS) >= 0.019 * streams
     at_once.close()
 
 
