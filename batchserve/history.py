@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from batchserve.quantiles import quantile
 
+AT_ONCE = "batchserve_passes_at_once"
 # What is read of each metric: the name that it has here, and the label that divides it.
 READ = {
     "batchserve_requests_total": ("answers", "code"),
@@ -21,9 +22,12 @@ READ = {
     "batchserve_forward_seconds_sum": ("forward_s", ""),
     "batchserve_queue_items": ("queue_items", ""),
     "batchserve_in_flight_items": ("in_flight_items", ""),
+    AT_ONCE: ("at_once", ""),
 }
 WORKERS = "batchserve_workers"
 GAUGES = ("queue_items", "in_flight_items")
+# Models that are served side by side share the cores.
+LARGEST = ("at_once",)
 RATES = ("answers", "refusals", "faults", "batches")
 DIGITS = 4
 
@@ -101,7 +105,7 @@ def _grown(before: Counts, after: Counts) -> Counts:
     """Return what was added; a counter that has shrunk has begun anew."""
     grown = {}
     for key, value in after.items():
-        earlier = 0 if key[0] in GAUGES else before.get(key, 0)
+        earlier = 0 if key[0] in (*GAUGES, *LARGEST) else before.get(key, 0)
         grown[key] = value - earlier if value >= earlier else value
     return grown
 
@@ -110,15 +114,17 @@ def _together(parts: Iterable[Counts]) -> Counts:
     total: Counts = {}
     for counts in parts:
         for key, value in counts.items():
-            total[key] = total.get(key, 0) + value
+            before = total.get(key, 0)
+            total[key] = max(before, value) if key[0] in LARGEST else before + value
     return total
 
 
 def _describe(counts: Counts, seconds: float, workers: int) -> Point:
     latency = _buckets(counts, "latency")
+    at_once = counts.get(("at_once", ""), 0) or max(1, workers)
     described: Point = {
         "items_per_s": _rounded(counts.get(("items", ""), 0) / seconds),
-        "busy_share": _rounded(counts.get(("forward_s", ""), 0) / seconds / max(1, workers)),
+        "busy_share": _rounded(counts.get(("forward_s", ""), 0) / seconds / at_once),
         "p50_ms": _millis(quantile(0.5, latency)),
         "p99_ms": _millis(quantile(0.99, latency)),
         "batch_sizes": _sizes(_buckets(counts, "size")),

@@ -132,6 +132,9 @@ class Metrics:
         )
         self.queue_items = gauge("queue_items", "Items that wait for a forward pass.", "livesum")
         self.in_flight_items = gauge("in_flight_items", "Items in a forward pass.", "livesum")
+        self.passes_at_once = gauge(
+            "passes_at_once", "How many forward passes the workers run at the same time.", "livesum"
+        )
         self.backlog_seconds = gauge(
             "backlog_seconds",
             "What computing all that waits will take, in the worker where it is most.",
@@ -268,12 +271,19 @@ class Metrics:
             self.shadow_max_difference.labels(*labels).set(most)
 
     def sample(
-        self, model: str, version: str, queued: int, in_flight: int, backlog_s: float
+        self,
+        model: str,
+        version: str,
+        queued: int,
+        in_flight: int,
+        backlog_s: float,
+        at_once: int,
     ) -> None:
         """Set the gauges of one version."""
         self.queue_items.labels(model, version).set(queued)
         self.in_flight_items.labels(model, version).set(in_flight)
         self.backlog_seconds.labels(model, version).set(backlog_s)
+        self.passes_at_once.labels(model, version).set(at_once)
 
     def exposition(self) -> bytes:
         """Return the text format: of all workers where there are several, of this process else."""

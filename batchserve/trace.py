@@ -6,13 +6,16 @@ https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from batchserve.batch import Batch, CloseReason
 
 MOST_BATCHES = 4_000
 MOST_ITEMS = 65_536
+# A pass may seem to begin a rounding error before the one before it ends.
+SLACK_S = 1e-7
 
 Event = dict[str, Any]
 
@@ -88,18 +91,46 @@ def chrome_events(
 ) -> Iterator[list[Event]]:
     """Yield lists of trace events: first the names of the process and its tracks, then each batch.
 
+    Passes that overlap are on tracks of their own, for on one they would have to nest.
+
     Args:
         records: what happened.
         pid: of this worker, which is the process in the trace.
         tracks: every model and version that is served; each has a track for its forward passes.
     """
-    threads = {track: number for number, track in enumerate(tracks, start=1)}
+    kept, tracks = list(records), list(tracks)
+    places = _places(kept)
+    rows = dict.fromkeys([(track, 0) for track in tracks])
+    rows |= dict.fromkeys((record.track, places[record.number]) for record in kept)
+    threads = {row: number for number, row in enumerate(sorted(rows, key=_order(tracks)), start=1)}
     yield [
-        _name(pid, 0, "process_name", f"worker {pid}: {', '.join(threads)}"),
-        *(_name(pid, tid, "thread_name", f"{track} forward") for track, tid in threads.items()),
+        _name(pid, 0, "process_name", f"worker {pid}: {', '.join(tracks)}"),
+        *(_name(pid, tid, "thread_name", _row_name(*row)) for row, tid in threads.items()),
     ]
-    for record in records:
-        yield [_forward(record, pid, threads[record.track]), *_waits(record, pid)]
+    for record in kept:
+        tid = threads[record.track, places[record.number]]
+        yield [_forward(record, pid, tid), *_waits(record, pid)]
+
+
+def _places(records: Iterable[BatchRecord]) -> dict[int, int]:
+    """Return, by the batches' numbers, the first row of their track on which they overlap none."""
+    places: dict[int, int] = {}
+    free_s: dict[str, list[float]] = {}
+    for record in sorted(records, key=attrgetter("started_s")):
+        rows = free_s.setdefault(record.track, [])
+        begins_s = record.started_s + SLACK_S
+        place = next((n for n, until_s in enumerate(rows) if until_s <= begins_s), len(rows))
+        rows[place : place + 1] = [record.started_s + record.forward_s]
+        places[record.number] = place
+    return places
+
+
+def _order(tracks: Sequence[str]) -> Callable[[tuple[str, int]], tuple[int, int]]:
+    return lambda row: (tracks.index(row[0]), row[1])
+
+
+def _row_name(track: str, place: int) -> str:
+    return f"{track} forward{f' {place + 1}' if place else ''}"
 
 
 def _name(pid: int, tid: int, kind: str, name: str) -> Event:

@@ -44,7 +44,7 @@ def test_a_model_is_described_by_what_its_batches_did():
             metrics.batch_size.labels("m", "1").observe(size)
             metrics.batches.labels("m", "1", reason).inc()
             metrics.forward_seconds.labels("m", "1").observe(0.5)
-        metrics.sample("m", "1", queued=3, in_flight=2, backlog_s=1)
+        metrics.sample("m", "1", queued=3, in_flight=2, backlog_s=1, at_once=0)
 
     told = between(Metrics(), change, workers=2)["models"]["m:1"]
     assert told["items_per_s"] == 5
@@ -53,6 +53,19 @@ def test_a_model_is_described_by_what_its_batches_did():
     # One second of forward passes in two seconds of two workers.
     assert told["busy_share"] == 0.25
     assert (told["queue_items"], told["in_flight_items"]) == (3, 2)
+
+
+def test_the_device_is_busy_if_as_many_passes_run_as_can():
+    def change(metrics: Metrics) -> None:
+        for model, at_once in (("a", 4), ("b", 2)):
+            metrics.forward_seconds.labels(model, "1").observe(2.0)
+            metrics.sample(model, "1", queued=0, in_flight=1, backlog_s=0, at_once=at_once)
+
+    found = between(Metrics(), change, workers=2)
+    # Two seconds in two seconds: one pass at a time.
+    assert [found["models"][name]["busy_share"] for name in ("a:1", "b:1")] == [0.25, 0.5]
+    # They share the cores.
+    assert found["all"]["busy_share"] == 0.5
 
 
 def test_what_is_zero_is_left_out():
@@ -64,8 +77,8 @@ def test_several_models_are_also_added_up():
     def change(metrics: Metrics) -> None:
         used(metrics, "a", requests=2)
         used(metrics, "b", requests=4)
-        metrics.sample("a", "1", queued=1, in_flight=0, backlog_s=0)
-        metrics.sample("b", "1", queued=2, in_flight=0, backlog_s=0)
+        metrics.sample("a", "1", queued=1, in_flight=0, backlog_s=0, at_once=1)
+        metrics.sample("b", "1", queued=2, in_flight=0, backlog_s=0, at_once=1)
 
     found = between(Metrics(), change)
     assert found["all"]["answers_per_s"] == {"200": 3.0}

@@ -55,10 +55,11 @@ def test_an_answer_is_counted_by_its_status():
 
 def test_gauges_are_sampled():
     metrics = Metrics()
-    metrics.sample("m", "1", queued=3, in_flight=2, backlog_s=0.25)
+    metrics.sample("m", "1", queued=3, in_flight=2, backlog_s=0.25, at_once=4)
     found = samples(metrics)
     assert (found["batchserve_queue_items"], found["batchserve_in_flight_items"]) == (3, 2)
     assert found["batchserve_backlog_seconds"] == 0.25
+    assert found["batchserve_passes_at_once"] == 4
 
 
 def test_faults_are_counted_by_their_kind():

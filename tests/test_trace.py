@@ -141,3 +141,21 @@ def test_a_wait_says_what_it_was_spent_on_and_for_which_batch():
         {"batch": 0, "decode_ms": 1000, "queue_ms": 1000},
         {"batch": 1, "decode_ms": 1000, "queue_ms": 1000},
     ]
+
+
+def test_passes_at_the_same_time_are_on_rows_of_their_own():
+    trace = Trace()
+    # Each takes a second; the fourth begins when the first ends.
+    for track, at_s in (("m:1", 0.0), ("m:1", 0.5), ("o:1", 0.2), ("m:1", 1.0), ("m:1", 1.2)):
+        trace.on_batch(track, batch_of(1, at_s=at_s), queued=0)
+    events = events_of(trace, "m:1", "o:1")
+    names = {one["tid"]: one["args"]["name"] for one in events if one["name"] == "thread_name"}
+    rows = [(names[one["tid"]], one["ts"] / 1e6) for one in events if one["ph"] == "X"]
+    assert rows == [
+        ("m:1 forward", 4.0),
+        ("m:1 forward 2", 4.5),
+        ("o:1 forward", 4.2),
+        ("m:1 forward", 5.0),
+        ("m:1 forward 3", 5.2),
+    ]
+    assert list(names.values()) == ["m:1 forward", "m:1 forward 2", "m:1 forward 3", "o:1 forward"]

@@ -354,7 +354,7 @@ class Batcher:
 
     def _give_up_pass(self, reason: str) -> None:
         late = DeadlineExceeded(f"not computed: {reason}")
-        hung = min(self._computing, key=lambda batch: batch.started_s, default=None)
+        hung = self.scheduler.in_flight.oldest
         for item in hung.items if hung else []:
             item.fail(late)
         self._lose(Fault.HUNG, reason)

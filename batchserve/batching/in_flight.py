@@ -26,6 +26,11 @@ class InFlight:
     def items(self) -> int:
         return sum(map(len, self._batches))
 
+    @property
+    def oldest(self) -> Batch | None:
+        """The batch whose pass has been running for longest; None: none is."""
+        return self._batches[0] if self._batches else None
+
     def since(self, now_s: float) -> float:
         """Return for how many seconds the oldest pass has been running; 0: none is."""
         return now_s - self._batches[0].started_s if self._batches else 0.0

@@ -69,7 +69,7 @@ class ServerConfig(Section):
         None, ge=1, description="A worker is replaced after so many requests; null: never."
     )
     torch_threads: int | None = Field(
-        None, ge=1, description="Per worker, for one forward pass, at most; null: cores ÷ workers."
+        None, ge=1, description="Per worker, for forward passes, at most; null: cores ÷ workers."
     )
     decode_threads: int | None = Field(
         None, ge=1, description="Per worker, for decoding inputs; null: cores ÷ workers."

@@ -54,6 +54,9 @@ class Compiled(torch.nn.Module):
         # A second to import.
         from torch._inductor import config as inductor  # noqa: PLC0415
 
+        # Here, because settings are those of a thread's context.
+        torch._dynamo.config.recompile_limit = GRAPHS  # noqa: SLF001
+        torch._dynamo.config.accumulated_recompile_limit = GRAPHS  # noqa: SLF001
         compiling: Any = torch.compile(self.module, dynamic=None if fixed_shape else True)
         frozen = inductor.patch(freezing=self._freeze)(compiling.__call__)
         self._call = _for_any_number(frozen) if fixed_shape else frozen
@@ -61,6 +64,16 @@ class Compiled(torch.nn.Module):
     def run_as_it_is(self) -> None:
         """Use nothing of what was compiled."""
         self._call = self.module.__call__
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Compile nothing meanwhile: the compiler is one thread's at a time."""
+        before = self._call
+        self.settle()
+        try:
+            yield
+        finally:
+            self._call = before
 
     def settle(self) -> None:
         """Compile nothing more: what is new runs as it is, for compiling may take a minute."""
@@ -94,8 +107,6 @@ def compiled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) 
     _check_compiler()
     if STATED is None:
         os.environ[CACHE] = str(cache_folder("inductor"))
-    torch._dynamo.config.recompile_limit = GRAPHS  # noqa: SLF001
-    torch._dynamo.config.accumulated_recompile_limit = GRAPHS  # noqa: SLF001
     return Compiled(module, freeze=device.type == "cpu" and dtype != torch.float32)
 
 

@@ -1,6 +1,7 @@
 """What a model's measured passes say of its config."""
 
 import logging
+import math
 from collections.abc import Mapping
 
 from batchserve.config import ModelConfig
@@ -11,6 +12,11 @@ logger = logging.getLogger(__name__)
 WORTH_A_WORD = 1.5
 # Who comes during a pass waits for its end, and for one of their own.
 ROOM_FOR_PASSES = 2
+
+
+def longest_pass_s(config: ModelConfig) -> float:
+    """Return what a pass may take if promises are to be kept; infinity: there are none."""
+    return math.inf if config.slo_ms is None else config.slo_ms / 1000 / ROOM_FOR_PASSES
 
 
 def advise(config: ModelConfig, seconds: Mapping[int, float]) -> None:
@@ -48,10 +54,10 @@ def _compare_sizes(config: ModelConfig, seconds: Mapping[int, float]) -> None:
 
 
 def _check_promise(config: ModelConfig, seconds: Mapping[int, float]) -> None:
-    slo_ms, alone_ms = config.slo_ms, 1000 * min(seconds.values())
-    if slo_ms is not None and slo_ms < ROOM_FOR_PASSES * alone_ms:
+    alone_s = min(seconds.values())
+    if longest_pass_s(config) < alone_s:
         logger.warning(
             "%s: slo_ms: %g leaves no room for a wait: one forward pass takes %.1f ms, and "
             "whoever comes during one waits for two; most requests may be refused",
-            *(config.key, slo_ms, alone_ms),
+            *(config.key, config.slo_ms, 1000 * alone_s),
         )

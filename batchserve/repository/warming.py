@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from batchserve.batching.knee import powers_of_two
 from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.loading import is_compiled, one_compiles, remember_compiled
-from batchserve.repository.advice import advise
+from batchserve.repository.advice import advise, longest_pass_s
 from batchserve.runners.autotune import autotune
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.cuda_graph import RecordingBroke, recorder_for
@@ -20,8 +21,8 @@ from batchserve.runners.reproducible import is_reproducible, like
 from batchserve.runners.sharing import Sharing, choose_sharing, use
 from batchserve.runners.thread_safety import (
     NotSafe,
+    are_known,
     check_thread_safety,
-    is_known,
     may_run_at_once,
 )
 from batchserve.runners.warmup import sizes_to_try, warm_up
@@ -152,16 +153,20 @@ def _share_cores(
 ) -> None:
     """Have a pass use as many cores as pay, and as many passes run at the same time."""
     items = like(example, min(config.batching.max_batch_size or USUAL, USUAL, most))
-    at_once = _may_run_at_once(config, forward, items)
-    if config.autotune:
-        _autotune(config, forward, items, may_compile=may_compile, at_once=at_once)
+    at_once = _may_run_at_once(config, forward, items, example)
+    counts = powers_of_two(forward.threads) if config.autotune else ()
     # Answers that are to stay the same to the bit must not hang on how busy the machine was.
-    elif forward.on_cpu and not config.reproducible:
+    if forward.on_cpu and not config.reproducible:
+        cores = Sharing.by_one(forward.threads)
         try:
-            sharing = choose_sharing(forward, items, at_once=at_once)
+            sharing = choose_sharing(
+                forward, items, counts, at_once=at_once, longest_s=longest_pass_s(config)
+            )
+            use(forward, sharing)
         except OutOfMemory:  # the warm-up will find for how many the memory suffices
-            sharing = Sharing.by_one(forward.all_threads)
-        use(forward, sharing)
+            use(forward, cores)
+    if config.autotune:
+        _autotune(config, forward, items, may_compile=may_compile)
     if forward.on_cpu:
         shared = Sharing(forward.streams, forward.threads, forward.all_threads)
         logger.info("%s cores: %s", config.key, shared)
@@ -173,29 +178,32 @@ def _autotune(
     items: Sequence["torch.Tensor"],
     *,
     may_compile: bool,
-    at_once: bool,
 ) -> None:
     def found(threads: int) -> bool:
         return may_compile and is_compiled(config, threads, channels_last=forward.channels_last)
 
-    tuned = autotune(forward, items, found, compiles_anyway=config.compile, at_once=at_once)
+    tuned = autotune(forward, items, found, compiles_anyway=config.compile)
     logger.info("%s autotune: %s", config.key, tuned)
 
 
 def _may_run_at_once(
-    config: ModelConfig, forward: Forward, items: Sequence["torch.Tensor"]
+    config: ModelConfig,
+    forward: Forward,
+    items: Sequence["torch.Tensor"],
+    example: "torch.Tensor",
 ) -> bool:
     if config.parallel_batches is False or not may_run_at_once(forward):
         return False
-    if config.parallel_batches is None and not is_known(forward.module):
+    if config.parallel_batches is None and not are_known(forward.module, forward.task):
         logger.info(
-            "%s parallel_batches: not tried, as this model may not stand being called from several "
-            "threads at once; if it does, true has it tried",
+            "%s parallel_batches: not tried, as this model or its task may not stand being called "
+            "from several threads at once; if they do, true has it tried",
             config.key,
         )
         return False
     try:
-        check_thread_safety(forward, items)
+        # One alone could not be mixed up with another.
+        check_thread_safety(forward, items if len(items) > 1 else like(example, 2))
     except OutOfMemory:
         return False  # the warm-up will find for how many the memory suffices
     except NotSafe as reason:

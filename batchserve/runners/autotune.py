@@ -1,4 +1,4 @@
-"""A short search at start among what keeps the answers: how cores are shared, compiled or not."""
+"""A short search at start among what keeps the answers: compiled or not."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from batchserve.batching.knee import powers_of_two
 from batchserve.runners.comparison import largest_difference, largest_number
 from batchserve.runners.forward import Forward
 from batchserve.runners.layout import TOLERANCE
-from batchserve.runners.sharing import Sharing, choose_sharing, use
 
 # What compiled code must save, or it was the machine.
 WORTH = 0.1
@@ -22,20 +20,18 @@ class Tuned:
     """What was chosen.
 
     Attributes:
-        sharing: of the cores.
         compiled: whether compiled code is used; None: it was not tried.
         gain: how many times as fast it is.
     """
 
-    sharing: Sharing
     compiled: bool | None = None
     gain: float = 1.0
 
     def __str__(self) -> str:
         if self.compiled is None:
-            return f"{self.sharing}, not compiled"
+            return "not compiled"
         used = "compiled" if self.compiled else "not compiled"
-        return f"{self.sharing}, {used}: that is {self.gain:.2f} times as fast"
+        return f"{used}: that is {self.gain:.2f} times as fast"
 
 
 def autotune(
@@ -44,36 +40,35 @@ def autotune(
     is_compiled: Callable[[int], bool],
     *,
     compiles_anyway: bool,
-    at_once: bool = False,
 ) -> Tuned:
-    """Choose how cores are shared; use compiled code that is faster and answers the same.
+    """Use compiled code if there is some, it is faster, and answers the same.
 
     Args:
-        forward: the pass, in the order of memory that it will have; changed as is chosen.
+        forward: the pass, as it will run otherwise; changed as is chosen.
         items: of one batch, no two of them alike.
         is_compiled: whether code for so many threads is compiled already; nobody waits for a
             compiler.
         compiles_anyway: the config says so, and there is nothing to choose.
-        at_once: several passes may run at the same time.
 
     Raises:
         Exception: whatever the pass raises when it is not compiled.
     """
-    sharing = choose_sharing(forward, items, powers_of_two(forward.threads), at_once=at_once)
-    use(forward, sharing)
     if compiles_anyway:
-        return Tuned(sharing, compiled=True)
-    if not (forward.may_compile and is_compiled(sharing.threads)):
+        return Tuned(compiled=True)
+    if not (forward.may_compile and is_compiled(forward.threads)):
         forward.never_compile()
-        return Tuned(sharing)
-    tuned = _try_compiled(forward, items, sharing)
+        return Tuned()
+    tuned = _try_compiled(forward, items)
     forward.run_as_it_is()
-    if not tuned.compiled:
+    if tuned.compiled:
+        # There is code for so many threads, and perhaps for no other number.
+        forward.all_threads = forward.threads
+    else:
         forward.never_compile()
     return tuned
 
 
-def _try_compiled(forward: Forward, items: Sequence[torch.Tensor], sharing: Sharing) -> Tuned:
+def _try_compiled(forward: Forward, items: Sequence[torch.Tensor]) -> Tuned:
     expected = forward(items)
     plain_s = _seconds(forward, items)
     forward.compile_what_comes()
@@ -83,15 +78,10 @@ def _try_compiled(forward: Forward, items: Sequence[torch.Tensor], sharing: Shar
             rows = forward(items[:size])
         compiled_s = _seconds(forward, items)
     except Exception:  # noqa: BLE001 - as compilers fail; uncompiled it has just run
-        return Tuned(sharing, compiled=False, gain=0.0)
+        return Tuned(compiled=False, gain=0.0)
     difference = largest_difference(rows, expected) / (largest_number(expected) or 1.0)
     gain = plain_s / compiled_s
-    compiled = difference <= TOLERANCE and gain * (1 - WORTH) > 1
-    if compiled:
-        # There is code for so many threads, and perhaps for no other number.
-        sharing = sharing._replace(all_threads=sharing.threads)
-        use(forward, sharing)
-    return Tuned(sharing, compiled=compiled, gain=gain)
+    return Tuned(compiled=difference <= TOLERANCE and gain * (1 - WORTH) > 1, gain=gain)
 
 
 def _seconds(forward: Forward, items: Sequence[torch.Tensor]) -> float:

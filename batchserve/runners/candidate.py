@@ -4,8 +4,9 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import cached_property
 from itertools import cycle, islice
 from typing import Any
 
@@ -33,8 +34,8 @@ from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import like
 from batchserve.runners.thread_safety import (
     NotSafe,
+    are_known,
     check_thread_safety,
-    is_known,
     may_run_at_once,
 )
 from batchserve.samples import as_jpeg, drawn_jpeg, find_photos, mirrored
@@ -65,7 +66,6 @@ class Subject:
         self._config = config
         self._module = load_module(config)
         self._task = build_task(config, self._module)
-        self._at_once = False if config.parallel_batches is False else None
         self.device = pick_device(config.device)
         self.items = items_for(self._task)
         if not self.items:
@@ -116,36 +116,44 @@ class Subject:
         Raises:
             LoadError: its kind does not allow that.
         """
-        module = place_module(self._another(), config, self.device)
-        forward = Forward(
-            module,
+        at_once = self.runs_at_once and threads > 1
+        forward = self._forward(config, threads)
+        forward.compile_what_comes()
+        is_scores = input_of(self._task)["kind"] == "image" and self._task.finite_rows
+        return Candidate(
+            forward,
+            self.items,
+            bytes_=bytes_of(forward.module),
+            is_scores=is_scores or self._task.labels is not None,
+            at_once=at_once,
+            most=self.largest_batch or ITEMS,
+        )
+
+    @cached_property
+    def runs_at_once(self) -> bool:
+        """Whether several passes may run at the same time."""
+        forward = self._forward(self._config.model_copy(update={"compile": False}), threads=2)
+        wanted = self._config.parallel_batches
+        if wanted is None:
+            wanted = are_known(self._module, self._task)
+        if not (wanted and may_run_at_once(forward)):
+            return False
+        try:
+            with _interruptible():
+                check_thread_safety(forward, self.items[: max(2, self.largest_batch or ITEMS)])
+        except (NotSafe, OutOfMemory):
+            return False
+        return True
+
+    def _forward(self, config: ModelConfig, threads: int) -> Forward:
+        return Forward(
+            place_module(self._another(), config, self.device),
             self._task,
             self.device,
             DTYPES[config.precision],
             threads=threads,
             channels_last=bool(config.channels_last),
         )
-        at_once = self._may_run_at_once(forward)
-        forward.compile_what_comes()
-        is_scores = input_of(self._task)["kind"] == "image" and self._task.finite_rows
-        return Candidate(
-            forward,
-            self.items,
-            bytes_=bytes_of(module),
-            is_scores=is_scores or self._task.labels is not None,
-            at_once=at_once,
-            most=self.largest_batch or ITEMS,
-        )
-
-    def _may_run_at_once(self, forward: Forward) -> bool:
-        """Whether several passes may run at the same time; found out with the first candidate."""
-        if self._at_once is None and may_run_at_once(forward):
-            self._at_once = False
-            if self._config.parallel_batches or is_known(self._module):
-                with suppress(NotSafe, OutOfMemory), _interruptible():
-                    check_thread_safety(forward, self.items[: self.largest_batch or ITEMS])
-                    self._at_once = True
-        return bool(self._at_once)
 
     @property
     def _is_graph(self) -> bool:
@@ -181,7 +189,7 @@ class Candidate:
         self._forward, self._items = forward, items
         self.bytes = bytes_
         self._is_scores = is_scores
-        self._at_once, self._most = at_once, most
+        self.at_once, self._most = at_once, most
         self._seen: set[tuple[int, int]] = set()
 
     def answers(self) -> list[Any]:
@@ -216,13 +224,13 @@ class Candidate:
             OutOfMemory: it does not fit.
             Exception: whatever else the pass raised.
         """
-        streams = threads if self._at_once else 1
-        if streams == 1 or (size > 1 and self._forward.may_compile):
-            return self._timed(streams, threads // streams, size)
+        if threads == 1 or size == 1 or not self.at_once:
+            return self._timed(1, threads, size)
+        shared_s = self._timed(threads, 1, size)
+        # What is compiled is compiled for a number of cores; that of a lone item is another graph.
         if self._forward.may_compile:
-            return self._timed(1, 1, size)
-        alone_s = self._timed(1, threads, size)
-        return alone_s if size == 1 else min(alone_s, self._timed(streams, 1, size))
+            return shared_s
+        return min(shared_s, self._timed(1, threads, size))
 
     def _timed(self, streams: int, threads: int, size: int) -> float:
         self._forward.threads = threads
@@ -230,7 +238,8 @@ class Candidate:
         if (threads, size) not in self._seen:
             self._run(items)
             self._seen.add((threads, size))
-        with closing(AtOnce(self._forward, streams)) as at_once, _interruptible():
+        as_served = self._forward.settled() if streams > 1 else nullcontext()
+        with closing(AtOnce(self._forward, streams)) as at_once, as_served, _interruptible():
             passes, started_s = 0, time.perf_counter()
             while passes < MOST_PASSES:
                 at_once(items)

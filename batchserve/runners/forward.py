@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -96,6 +97,11 @@ class Forward:
             self._module.compile_what_comes(fixed_shape=self._task.fixed_shape)
 
     @property
+    def task(self) -> Task:
+        """What happens to a batch before and after the module."""
+        return self._task
+
+    @property
     def fixed_shape(self) -> bool:
         """Whether all items have one shape."""
         return self._task.fixed_shape
@@ -128,6 +134,12 @@ class Forward:
         """Compile nothing more."""
         if isinstance(self._module, Compiled):
             self._module.settle()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Compile nothing meanwhile, so that several threads may call it."""
+        with self._module.settled() if isinstance(self._module, Compiled) else nullcontext():
+            yield
 
     @torch.inference_mode()
     def check_recordable(self, tensors: Sequence[torch.Tensor]) -> None:

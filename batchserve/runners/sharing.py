@@ -7,6 +7,7 @@ of different batches never wait for each other, as OpenVINO's streams do not
 (https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/optimizing-throughput.html).
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -65,6 +66,7 @@ def choose_sharing(
     counts: Sequence[int] = (),
     *,
     at_once: bool = False,
+    longest_s: float = math.inf,
 ) -> Sharing:
     """Return how a busy server is done with batch after batch the soonest.
 
@@ -77,6 +79,7 @@ def choose_sharing(
         items: of one batch.
         counts: threads to try for a lone pass, beside 1 and the most.
         at_once: several passes may run at the same time.
+        longest_s: but not if each then takes so long.
 
     Raises:
         Exception: whatever the pass raises.
@@ -93,13 +96,18 @@ def choose_sharing(
         way: seconds_of_batch(*way, took_s, requests_s, cores) for way, took_s in pass_s.items()
     }
     _, threads = fewest_that_pay({way: batch_s[way] for way in lone})
-    if at_once:
-        best_s = min(batch_s[way] for way in shared)
-        fewest = min(way for way in shared if AS_FAST * batch_s[way] <= best_s)
-        is_no_slower = AS_FAST * batch_s[fewest] <= batch_s[1, threads]
-        if is_no_slower and batch_s[fewest] < (1 - WORTH) * batch_s[1, 1]:
-            return Sharing(*fewest, threads)
-    return Sharing.by_one(threads)
+    enough_s = min((1 - WORTH) * batch_s[1, 1], batch_s[1, threads] / AS_FAST)
+    good = [
+        way
+        for way in (shared if at_once else ())
+        if pass_s[way] < longest_s and batch_s[way] < enough_s
+    ]
+    if not good:
+        return Sharing.by_one(threads)
+    best_s = min(batch_s[way] for way in good) / AS_FAST
+    # Fewer at the same time, if each batch then waits that much less.
+    streams, each = fewest_that_pay({way: pass_s[way] for way in good if batch_s[way] <= best_s})
+    return Sharing(streams, each, max(threads, each))
 
 
 def seconds_of_batch(

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from statistics import median
 
 import torch
@@ -69,22 +69,25 @@ def warm_up(
         OutOfMemory: the memory does not even suffice for the smallest.
     """
     forward.compile_what_comes()
-    if forward.may_compile and forward.all_threads != forward.threads:
-        # What is compiled is so once for one item, and once for any number more.
-        for size in range(1, min(2, max_batch_size or most) + 1):
-            forward([example] * size, all_cores=True)
     with closing(AtOnce(forward, forward.streams)) as at_once:
         if forward.pad_to is not None:
             took_s = seconds_of_pass(at_once, [example] * forward.pad_to)
             on_size(forward.pad_to, took_s)
             return {1: took_s, forward.pad_to: took_s}
         if max_batch_size is None:
-            return _search(forward, at_once, example, on_size, most)
-        seconds = {}
-        for size, took_s in _measured(forward, at_once, example, max_batch_size):
-            seconds[size] = took_s
-            on_size(size, took_s)
-        return seconds
+            # No more items at the same time than one pass would be tried with.
+            most = min(most, max(LEAST, most // forward.streams))
+            seconds = _search(forward, at_once, example, on_size, most)
+        else:
+            seconds = {}
+            for size, took_s in _measured(forward, at_once, example, max_batch_size):
+                seconds[size] = took_s
+                on_size(size, took_s)
+    if forward.may_compile and forward.all_threads != forward.threads:
+        # What is compiled is so once for one item, and once for any number more.
+        for size in range(1, min(2, max(seconds)) + 1):
+            forward([example] * size, all_cores=True)
+    return seconds
 
 
 def sizes_to_try(forward: Forward, max_batch_size: int | None) -> int | None:
@@ -113,7 +116,8 @@ def _search(
                 seconds[last] = min(seconds[last], seconds_of_pass(at_once, [example] * last))
             if disappoints(seconds):
                 break
-    seconds = _measured_again(at_once, example, seconds)
+    with _as_served(forward):
+        seconds = _measured_again(at_once, example, seconds)
     largest = max(largest_that_pays(seconds), LEAST)
     return {size: took_s for size, took_s in seconds.items() if size <= largest}
 
@@ -139,12 +143,18 @@ def _measured(
         try:
             if forward.streams > 1:
                 forward(items)  # what is computed or compiled once is so by one
-            took_s = seconds_of_pass(at_once, items)
+            with _as_served(forward):
+                took_s = seconds_of_pass(at_once, items)
         except OutOfMemory:
             if size == 1:
                 raise
             return
         yield size, took_s
+
+
+def _as_served(forward: Forward) -> AbstractContextManager[None]:
+    """Let several threads call the pass, if there are to be several."""
+    return forward.settled() if forward.streams > 1 else nullcontext()
 
 
 def seconds_of_pass(at_once: AtOnce, items: Sequence[torch.Tensor]) -> float:

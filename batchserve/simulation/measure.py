@@ -25,8 +25,11 @@ def measure(config: Config, model: ModelConfig, folder: Path) -> dict[int, float
     from batchserve.own_thread import keep_to_one_core  # noqa: PLC0415
     from batchserve.repository import ModelVersion  # noqa: PLC0415
 
+    # What is simulated computes one batch at a time.
+    alone = model.model_copy(update={"parallel_batches": False})
+
     async def load() -> dict[int, float]:
-        version = ModelVersion(model, threads=config.server.threads_of_forward)
+        version = ModelVersion(alone, threads=config.server.threads_of_forward)
         await version.load(lambda _model, _batch: None)
         await version.close()
         return version.forward_s

@@ -23,7 +23,8 @@ class Task(ABC):
     """Decodes inputs, prepares and finishes batches, encodes rows.
 
     `decode` and `encode` see one item and run wherever it suits the server, several at a time;
-    `collate` makes a batch of items; `preprocess` and `postprocess` see one, on the device.
+    `collate` makes a batch of items; `preprocess` and `postprocess` see one, on the device. With
+    `parallel_batches: true`, these three run for several batches at a time, too.
 
     Attributes:
         Input: the type of X in `{"input": X}`, as pydantic and OpenAPI know it.

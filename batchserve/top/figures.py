@@ -24,7 +24,7 @@ class Figures:
         batch_size: items in a forward pass, on average; NaN if there was none.
         queued: items that wait now.
         backlog_s: what computing them takes.
-        busy: the share of time in which a worker's forward pass ran, on average of the workers.
+        busy: the share of time in which forward passes ran, of as many as can at the same time.
     """
 
     model: str
@@ -69,6 +69,7 @@ class Window:
         refused = self._rates("batchserve_rejected_total", "reason", of)
         buckets = self._buckets("batchserve_request_seconds_bucket", of)
         forward_s = self._rate("batchserve_forward_seconds_sum", of)
+        at_once = self._after.value("batchserve_passes_at_once", **of)
         return Figures(
             model=model,
             version=version,
@@ -84,7 +85,7 @@ class Window:
             ),
             queued=int(self._after.value("batchserve_queue_items", **of)),
             backlog_s=self._after.value("batchserve_backlog_seconds", **of),
-            busy=forward_s / max(self.workers, 1),
+            busy=forward_s / (at_once or max(self.workers, 1)),
         )
 
     def _names(self) -> Iterator[tuple[str, dict[str, str]]]:

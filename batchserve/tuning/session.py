@@ -1,6 +1,5 @@
 """`batchserve tune`: from the options to what is printed, drawn and written."""
 
-import math
 import os
 import sys
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from batchserve.loading import pick_device, remember_compiled, stop_compiling
 from batchserve.memory import use_huge_pages
 from batchserve.own_thread import keep_to_one_core
 from batchserve.plotting import check_plot
-from batchserve.repository.advice import ROOM_FOR_PASSES
+from batchserve.repository.advice import longest_pass_s
 from batchserve.runners.candidate import Candidate, Subject
 from batchserve.runners.warmup import MOST
 from batchserve.tuning.budget import Budget
@@ -62,8 +61,6 @@ def run(options: Options) -> None:
     sys.path.insert(0, str(options.config.resolve().parent))
     use_huge_pages()
     outcomes, needs_compiler = _measure(options, config, model)
-    if needs_compiler:
-        _remember_what_is_compiled(outcomes, model)
     choice = choose(outcomes, options.tolerance)
     changes = None
     if choice is not None:
@@ -90,7 +87,7 @@ def _measure(options: Options, config: Config, model: ModelConfig) -> tuple[list
             threads=[1] if subject.on_cuda else powers_of_two(config.server.threads_of_forward),
             largest=min(MOST, model.batching.max_queue_size, subject.largest_batch or MOST),
             tolerance=options.tolerance,
-            longest_s=_longest_s(model),
+            longest_s=_longest_s(model, config.server.threads_of_forward, subject),
         )
         sweep = Sweep(make, plan, budget, view, abandon=stop_compiling)
         try:
@@ -99,14 +96,19 @@ def _measure(options: Options, config: Config, model: ModelConfig) -> tuple[list
             if not any(outcome.measured for outcome in sweep.outcomes):
                 raise ConfigError("interrupted before anything was measured") from None
             console.print("interrupted: this is what has been measured so far")
+    if subject.needs_compiler:
+        _remember_what_is_compiled(sweep.outcomes, model, subject)
     return sweep.outcomes, subject.needs_compiler
 
 
-def _remember_what_is_compiled(outcomes: list[Outcome], model: ModelConfig) -> None:
+def _remember_what_is_compiled(
+    outcomes: list[Outcome], model: ModelConfig, subject: Subject
+) -> None:
     for outcome in outcomes:
         if outcome.variant.compile and outcome.difference is not None:
             made = outcome.variant.apply(model)
-            remember_compiled(made, outcome.threads, channels_last=outcome.variant.channels_last)
+            threads = 1 if subject.runs_at_once else outcome.threads
+            remember_compiled(made, threads, channels_last=outcome.variant.channels_last)
 
 
 def _conclude(
@@ -157,10 +159,10 @@ def _show_changes(console: Console, options: Options, changes: Changes) -> None:
     console.print(shown if console.is_terminal else changes.yaml, markup=False)
 
 
-def _longest_s(model: ModelConfig) -> float:
-    """Return how long a pass may take: who comes during one waits for two."""
-    promised = math.inf if model.slo_ms is None else model.slo_ms / 1000 / ROOM_FOR_PASSES
-    return min(LONG_PASS_S, promised)
+def _longest_s(model: ModelConfig, cores: int, subject: Subject) -> float:
+    """Return how much time a pass may take: who comes during one waits for two."""
+    # Of several at the same time, each is told by its share.
+    return min(LONG_PASS_S, longest_pass_s(model)) / (cores if subject.runs_at_once else 1)
 
 
 def _place_of(config: Config, name: str | None) -> int:

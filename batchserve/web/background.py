@@ -35,13 +35,13 @@ async def sample_gauges(app: web.Application) -> None:
     """Sample the gauges, off the path of requests."""
     metrics, repository = app[METRICS], app[REPOSITORY]
     metrics.serving.set(1)
-    shown: dict[tuple[str, str], tuple[int, int, float]] = {}
+    shown: dict[tuple[str, str], tuple[int, int, float, int]] = {}
     try:
         while True:
             for version in repository.versions:
                 metrics.introduce(version.name, version.version, version.config.slo_ms)
             # Those of a version that is gone stay, at nothing.
-            gone = dict.fromkeys(shown, (0, 0, 0.0))
+            gone = dict.fromkeys(shown, (0, 0, 0.0, 0))
             shown = _samples(repository)
             for (name, number), sample in (gone | shown).items():
                 metrics.sample(name, number, *sample)
@@ -52,17 +52,19 @@ async def sample_gauges(app: web.Application) -> None:
         metrics.count()
 
 
-def _samples(repository: ModelRepository) -> dict[tuple[str, str], tuple[int, int, float]]:
-    samples: dict[tuple[str, str], tuple[int, int, float]] = {}
+def _samples(repository: ModelRepository) -> dict[tuple[str, str], tuple[int, int, float, int]]:
+    samples: dict[tuple[str, str], tuple[int, int, float, int]] = {}
     for version in [*repository.versions, *repository.retiring]:
         if version.loaded:
             batcher = version.batcher
             # It may be there twice, while it is replaced.
-            queued, in_flight, backlog_s = samples.get((version.name, version.version), (0, 0, 0.0))
-            samples[version.name, version.version] = (
+            key = version.name, version.version
+            queued, in_flight, backlog_s, at_once = samples.get(key, (0, 0, 0.0, 0))
+            samples[key] = (
                 queued + batcher.queued,
                 in_flight + batcher.in_flight,
                 backlog_s + batcher.scheduler.backlog_s(batcher.clock()),
+                at_once + batcher.runner.streams,
             )
     return samples
 

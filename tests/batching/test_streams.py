@@ -14,7 +14,7 @@ from batchserve.batching.cost import Cost
 from batchserve.batching.in_flight import InFlight
 from batchserve.batching.policy import AdaptivePolicy
 from batchserve.batching.scheduler import Scheduler
-from batchserve.errors import ModelFailed, NotReady, Overloaded
+from batchserve.errors import DeadlineExceeded, ModelFailed, NotReady, Overloaded
 from batchserve.testing import FakeRunner, run_virtual
 from tests.batching.clients import NEVER_S, N, answers_of, batching, check_empty, submit, turns
 from tests.batching.items import item, put
@@ -157,6 +157,33 @@ def test_of_several_passes_the_one_that_hangs_is_given_up():
             assert faults == [Fault.HUNG]
             with pytest.raises(NotReady):
                 submit(batcher, 1.0)
+
+    run_virtual(main)
+
+
+def test_a_batch_that_is_tried_in_parts_is_not_taken_for_one_that_hangs():
+    class Hangs(Streams):
+        async def forward(
+            self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
+        ) -> Sequence[Any]:
+            if tensors[0] < 0:
+                await asyncio.Event().wait()
+            rows = await super().forward(tensors, all_cores=all_cores)
+            if len(tensors) > 1:
+                raise ValueError("one of them is bad")
+            return rows
+
+    async def main() -> None:
+        runner = Hangs(2, seconds=4.0)
+        async with batching(runner, seed=SEED, hang_s=10.0) as batcher:
+            tried = submit(batcher, *numbers(N))
+            await turns()
+            hung = submit(batcher, -1.0)
+            answers = await answers_of([*hung, *tried])
+            # Whoever hung is too late, and the others may ask another worker.
+            assert [isinstance(answer, DeadlineExceeded) for answer in answers] == [True] + [
+                False
+            ] * N
 
     run_virtual(main)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from batchserve.loading import Compiled, one_compiles, stop_compiling
+from batchserve.loading.compiled import GRAPHS, compiled
 
 
 @pytest.fixture
@@ -112,6 +113,34 @@ def test_items_of_one_shape_have_a_graph_for_one_and_one_for_any_number(graphs):
     compiled.settle()
     run(compiled, (7, 3, 16, 16), (2, 3, 20, 16))
     assert len(graphs) == 2
+
+
+def test_what_is_settled_for_a_while_compiles_again_afterwards(graphs):
+    compiled = Compiled(Brightness())
+    compiled.compile_what_comes(fixed_shape=True)
+    with compiled.settled():
+        run(compiled, (8, 3, 16, 16))
+    assert graphs == []
+    run(compiled, (8, 3, 16, 16))
+    with compiled.settled():
+        run(compiled, (5, 3, 16, 16), (1, 3, 16, 16))
+    assert graphs == [(ANY, 3, 16, 16)]
+
+
+def test_there_is_room_for_the_graphs_of_many_models_wherever_they_are_compiled():
+    # Settings are those of a thread's context: a model is loaded on one thread, and compiled on
+    # another.
+    made = compiled(Brightness(), torch.device("cpu"), torch.float32)
+    limits = []
+
+    def warm_up() -> None:
+        made.compile_what_comes()
+        limits.append(torch._dynamo.config.recompile_limit)
+
+    thread = threading.Thread(target=warm_up)
+    thread.start()
+    thread.join()
+    assert limits == [GRAPHS]
 
 
 def test_items_that_vary_in_shape_share_a_graph(graphs):

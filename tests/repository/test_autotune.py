@@ -12,7 +12,7 @@ from batchserve.repository import ModelRepository
 from batchserve.runners import autotune as at_start
 from batchserve.runners.autotune import Tuned, autotune
 from batchserve.runners.forward import Forward
-from batchserve.runners.sharing import Sharing
+from batchserve.runners.sharing import Sharing, use
 from batchserve.tasks.tensor import TensorTask
 
 ITEMS = [torch.randn(10) for _ in range(4)]
@@ -65,7 +65,7 @@ def test_compiled_code_must_be_faster(monkeypatch: pytest.MonkeyPatch, taken_s, 
     monkeypatch.setattr(at_start, "_seconds", lambda *_args: next(times))
     forward = forward_of(AddsWhenCompiled(torch.nn.Identity()))
     tuned = autotune(forward, ITEMS, lambda _threads: True, compiles_anyway=False)
-    assert tuned == Tuned(Sharing.by_one(1), compiled=used, gain=taken_s[0] / taken_s[1])
+    assert tuned == Tuned(compiled=used, gain=taken_s[0] / taken_s[1])
     assert forward.may_compile is used
 
 
@@ -74,23 +74,21 @@ def test_a_lone_batch_runs_in_code_that_is_there(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Adds, "by", 0.0)
     times = iter(taken_s)
     monkeypatch.setattr(at_start, "_seconds", lambda *_args: next(times))
-    monkeypatch.setattr(at_start, "choose_sharing", lambda *_args, **_kwargs: Sharing(2, 1, 2))
     forward = forward_of(AddsWhenCompiled(torch.nn.Identity()))
-    autotune(forward, ITEMS, lambda threads: threads == 1, compiles_anyway=False, at_once=True)
+    use(forward, Sharing(2, 1, 2))
+    autotune(forward, ITEMS, lambda threads: threads == 1, compiles_anyway=False)
     assert (forward.streams, forward.threads, forward.all_threads) == (2, 1, lone)
 
 
 def test_nobody_waits_for_a_compiler():
     forward = forward_of(AddsWhenCompiled(torch.nn.Identity()))
     tuned = autotune(forward, ITEMS, lambda _threads: False, compiles_anyway=False)
-    assert str(tuned) == "one batch at a time, on 1 core, not compiled"
+    assert str(tuned) == "not compiled"
     assert not forward.may_compile
 
 
 def test_it_is_told_in_a_line():
-    assert str(Tuned(Sharing(2, 1, 1), compiled=True, gain=1.5)) == (
-        "2 batches at the same time, each on 1 core, compiled: that is 1.50 times as fast"
-    )
+    assert str(Tuned(compiled=True, gain=1.5)) == "compiled: that is 1.50 times as fast"
 
 
 def test_what_was_compiled_is_known_again_unless_something_has_changed(model):
@@ -117,7 +115,8 @@ async def test_a_start_without_anything_compiled_chooses_how_cores_are_shared(mo
     repository = ModelRepository([model], threads=1)
     with caplog.at_level("INFO"):
         await repository.load()
-    assert "tiny:1 autotune: one batch at a time, on 1 core, not compiled" in caplog.text
+    assert "tiny:1 cores: one batch at a time, on 1 core" in caplog.text
+    assert "tiny:1 autotune: not compiled" in caplog.text
     (version,) = repository.versions
     assert version.ready
     assert math.isfinite(version.forward_s[4])

@@ -90,7 +90,7 @@ def test_a_model_of_ones_own_is_called_from_several_threads_only_if_asked_for(co
     with caplog.at_level("INFO"):
         forward = warmed_sleeper(configure().models[0])
     assert forward.streams == 1
-    assert "parallel_batches: not tried, as this model may not stand being called" in caplog.text
+    assert "parallel_batches: not tried, as this model or its task may not" in caplog.text
 
 
 @pytest.mark.parametrize("threads", [1, 2])

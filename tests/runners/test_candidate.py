@@ -66,12 +66,13 @@ def test_of_passes_at_the_same_time_each_has_its_share_of_the_seconds():
     assert several.seconds(2, 1) >= 0.02
 
 
-def test_what_is_compiled_is_so_for_the_cores_of_each_of_them_only():
+def test_what_is_compiled_is_so_for_a_share_of_the_cores_and_for_a_lone_item():
     module = Sleeps()
     candidate = Candidate(forward_of(Compiled(module)), ITEMS, bytes_=0, at_once=True)
-    for size in (1, 2):
+    for size, threads in ((2, 1), (1, 2)):
+        module.threads.clear()
         candidate.seconds(2, size)
-    assert module.threads == {1}
+        assert module.threads == {threads}
 
 
 def test_an_interruption_ends_the_trial_and_is_not_taken_for_the_models_fault(configure):

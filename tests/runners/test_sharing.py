@@ -91,6 +91,9 @@ def test_of_several_numbers_the_fewest_that_pay_are_used():
         # Four are hardly faster than two, and each batch would wait longer.
         (4, {(1, 1): 0.040, (1, 4): 0.015, (4, 1): 0.040, (2, 2): 0.0205}, (2, 2, 4)),
         (4, {(1, 1): 0.040, (1, 4): 0.015, (4, 1): 0.040, (2, 2): 0.030}, (4, 1, 4)),
+        # Where reading and answering decides, all are as fast: whoever needs the fewest cores.
+        (4, {(1, 1): 3e-4, (1, 4): 3e-4, (4, 1): 3e-4, (2, 2): 3e-4}, (4, 1, 1)),
+        (4, {(1, 1): 3e-4, (1, 4): 1e-4, (4, 1): 3e-4, (2, 2): 1.5e-4}, (2, 2, 4)),
     ],
 )
 def test_several_passes_run_at_the_same_time_where_that_is_no_slower(
@@ -102,6 +105,15 @@ def test_several_passes_run_at_the_same_time_where_that_is_no_slower(
     )
     forward = forward_of(Takes({cores: 0.0}), threads=cores)
     assert choose_sharing(forward, ITEMS[:1], at_once=True) == chosen
+
+
+@pytest.mark.parametrize(("longest_s", "streams"), [(0.05, 2), (0.03, 1)])
+def test_passes_keep_the_time_that_a_promise_leaves(monkeypatch, longest_s, streams):
+    pass_s = {(1, 1): 0.03, (1, 2): 0.02, (2, 1): 0.032}
+    monkeypatch.setattr("batchserve.runners.sharing._timed", lambda *_: pass_s)
+    forward = forward_of(Takes({2: 0.0}))
+    sharing = choose_sharing(forward, ITEMS[:1], at_once=True, longest_s=longest_s)
+    assert sharing.streams == streams
 
 
 class Sleeps(nn.Module):

@@ -1,6 +1,7 @@
 """Models of which passes may run at the same time."""
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,17 @@ from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import like
 from batchserve.runners.thread_safety import (
     NotSafe,
+    are_known,
     check_thread_safety,
-    is_known,
     may_run_at_once,
 )
 from batchserve.tasks.tensor import TensorTask
 
 CPU = torch.device("cpu")
 ITEMS = like(torch.zeros(3), 8)
+
+
+SHELF: list[Tensor] = []
 
 
 class Plain(nn.Module):
@@ -37,7 +41,7 @@ def test_memory_that_does_not_suffice_is_no_verdict():
         def forward(self, _: Tensor) -> Tensor:
             raise MemoryError
 
-    with pytest.raises(OutOfMemory, match="batch of 8"):
+    with pytest.raises(OutOfMemory, match="batch of 2"):
         check_thread_safety(forward_of(Greedy()), ITEMS)
 
 
@@ -72,7 +76,58 @@ class Scripted(nn.Module):
     ],
 )
 def test_torchs_own_modules_are_known_and_scripts_by_their_code(make, known):
-    assert is_known(make()) is known
+    assert are_known(make(), TensorTask((3,))) is known
+
+
+class Names(TensorTask):
+    """Changes what a row is said to be, and nothing of a batch."""
+
+    def encode(self, row: Tensor, parameters: Any) -> Any:
+        return {"name": super().encode(row, parameters)}
+
+
+class Scales(TensorTask):
+    """Keeps something of a batch from before the module until after it."""
+
+    def preprocess(self, batch: Tensor) -> Tensor:
+        self.most = batch.abs().amax()
+        return batch / self.most
+
+    def postprocess(self, output: Tensor) -> Tensor:
+        return output * self.most
+
+
+@pytest.mark.parametrize(("task", "known"), [(Names, True), (Scales, False)])
+def test_tasks_are_known_that_leave_batches_to_batchserve(task, known):
+    assert are_known(nn.Linear(3, 3), task((3,))) is known
+
+
+def test_a_task_that_keeps_something_of_a_batch_is_found_out():
+    with pytest.raises(NotSafe, match=r"something of a pass is kept \(task.most\)"):
+        check_thread_safety(forward_of(Plain(), task=Scales((3,))), ITEMS)
+
+
+class OfTheBatch(Plain):
+    """Keeps, where nobody looks, only what all items of a batch have in common."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        SHELF[:] = [batch.mean()]
+        time.sleep(0.02)
+        return super().forward(batch - SHELF[0])
+
+
+def test_what_is_kept_of_a_batch_differs_from_batch_to_batch():
+    with pytest.raises(NotSafe, match="answers differ by"):
+        check_thread_safety(forward_of(OfTheBatch()), ITEMS)
+
+
+def test_two_items_are_enough_for_a_model_that_takes_one():
+    class One(Plain):
+        def forward(self, batch: Tensor) -> Tensor:
+            assert len(batch) == 1
+            return super().forward(batch)
+
+    check_thread_safety(forward_of(One()), ITEMS[:2])
 
 
 class Remembers(Plain):
@@ -115,9 +170,6 @@ class Collects(Plain):
         return doubled
 
 
-SHELF: list[Tensor] = []
-
-
 class KeepsElsewhere(Plain):
     """Puts its input where the next pass finds it, and nobody who looks at the module."""
 
@@ -154,10 +206,10 @@ class Tuples(nn.Module):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Remembers, r"keeps something of a pass \(last\)"),
-        (Counts, r"keeps something of a pass \(passes\)"),
-        (Collects, r"keeps something of a pass \(inner.seen\)"),
-        (KeepsElsewhere, "answers differ by"),
+        (Remembers, r"something of a pass is kept \(last\)"),
+        (Counts, r"something of a pass is kept \(passes\)"),
+        (Collects, r"something of a pass is kept \(inner.seen\)"),
+        (KeepsElsewhere, "the trial failed: RowCountError"),
     ],
 )
 def test_what_keeps_something_of_a_pass_is_found_out(make, reason):

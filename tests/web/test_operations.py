@@ -29,6 +29,7 @@ CONTRACT = {
     "batchserve_batches": "counter",
     "batchserve_queue_items": "gauge",
     "batchserve_in_flight_items": "gauge",
+    "batchserve_passes_at_once": "gauge",
     "batchserve_rejected": "counter",
     "batchserve_backlog_seconds": "gauge",
     "batchserve_faults": "counter",
