@@ -159,8 +159,13 @@ def _share_cores(
     if forward.on_cpu and not config.reproducible:
         cores = Sharing.by_one(forward.threads)
         try:
+            # Others are made up, and may be nothing that the model takes.
             sharing = choose_sharing(
-                forward, items, counts, at_once=at_once, longest_s=longest_pass_s(config)
+                forward,
+                [example] * len(items),
+                counts,
+                at_once=at_once,
+                longest_s=longest_pass_s(config),
             )
             use(forward, sharing)
         except OutOfMemory:  # the warm-up will find for how many the memory suffices

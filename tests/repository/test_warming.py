@@ -93,6 +93,21 @@ def test_a_model_of_ones_own_is_called_from_several_threads_only_if_asked_for(co
     assert "parallel_batches: not tried, as this model or its task may not" in caplog.text
 
 
+def test_how_cores_are_shared_is_tried_on_what_the_model_is_known_to_take(configure, caplog):
+    class Picky(Sleeps):
+        def forward(self, batch: Tensor) -> Tensor:
+            if batch.any():
+                raise IndexError("index out of range in self")
+            return super().forward(batch)
+
+    config, task = configure(parallel_batches=True).models[0], TensorTask((3,))
+    forward = Forward(Picky(), task, CPU, torch.float32, threads=2)
+    with caplog.at_level("INFO"):
+        warm(config, task, forward, 8, lambda _done, _of: None)
+    assert "parallel_batches: not used, the trial failed: IndexError" in caplog.text
+    assert "cores: one batch at a time, on 1 core" in caplog.text
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_no_model_has_to_take_what_is_made_up(configure, threads):
     class Embeds(nn.Module):
