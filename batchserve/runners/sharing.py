@@ -22,6 +22,7 @@ from batchserve.runners.forward import Forward
 # What more cores must save to be worth it.
 WORTH = 0.2
 # Streams may be so much slower while nothing else happens: while other things do, they are faster.
+NO_SLOWER = 0.85
 # And so much slower than more of them, as more make each batch wait longer.
 AS_FAST = 0.95
 # What a small request costs beside the pass: the loop's part, and the kernel's.
@@ -96,7 +97,7 @@ def choose_sharing(
         way: seconds_of_batch(*way, took_s, requests_s, cores) for way, took_s in pass_s.items()
     }
     _, threads = fewest_that_pay({way: batch_s[way] for way in lone})
-    enough_s = min((1 - WORTH) * batch_s[1, 1], batch_s[1, threads] / AS_FAST)
+    enough_s = min((1 - WORTH) * batch_s[1, 1], batch_s[1, threads] / NO_SLOWER)
     good = [
         way
         for way in (shared if at_once else ())
