@@ -49,7 +49,7 @@ class Sleeps(nn.Module):
 
     def forward(self, batch: Tensor) -> Tensor:
         self.threads.add(torch.get_num_threads())
-        time.sleep(0.02)
+        time.sleep(0.04)
         return batch
 
 
@@ -60,10 +60,10 @@ def forward_of(module: nn.Module) -> Forward:
 def test_of_passes_at_the_same_time_each_has_its_share_of_the_seconds():
     one = Candidate(forward_of(Sleeps()), ITEMS, bytes_=0)
     several = Candidate(forward_of(Sleeps()), ITEMS, bytes_=0, at_once=True)
-    assert one.seconds(2, 4) >= 0.02
-    assert several.seconds(2, 4) < 0.019
+    assert one.seconds(2, 4) > 0.035
+    assert several.seconds(2, 4) < 0.03
     # A single item is timed alone, for that is what it waits.
-    assert several.seconds(2, 1) >= 0.02
+    assert several.seconds(2, 1) > 0.035
 
 
 def test_what_is_compiled_is_so_for_a_share_of_the_cores_and_for_a_lone_item():

@@ -23,7 +23,7 @@ def compute(seconds: float) -> None:
 def test_what_a_thread_sleeps_counts():
     watch = Stopwatch()
     time.sleep(0.05)
-    assert watch.seconds() > 0.04
+    assert watch.seconds() > 0.03
 
 
 @pytest.mark.skipif(not stopwatch.SCHEDSTAT.exists(), reason="this kernel does not tell")

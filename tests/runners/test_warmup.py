@@ -288,14 +288,14 @@ def test_of_passes_that_run_at_the_same_time_so_many_are_timed():
         def forward(self, batch: Tensor) -> Tensor:
             self.together += 1
             self.most = max(self.most, self.together)
-            time.sleep(0.005)
+            time.sleep(0.02)
             self.together -= 1
             return batch
 
     module = Counts()
     forward = forward_of(module)
     forward.streams = 3
-    assert min(warm_up(forward, EXAMPLE, 2).values()) >= 0.004
+    assert min(warm_up(forward, EXAMPLE, 2).values()) > 0.01
     assert module.most == 3
 
 
