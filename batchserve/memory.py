@@ -1,5 +1,6 @@
 """How a process gets its memory from the system."""
 
+import ctypes
 import os
 import sys
 from ctypes.util import find_library
@@ -32,6 +33,16 @@ def use_tcmalloc() -> None:
     if (found := find_tcmalloc()) is not None:
         os.environ[PRELOAD] = found
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself
+
+
+def release_freed() -> None:
+    """Have tcmalloc give what was freed back to the system, if it is there; it would keep it.
+
+    After a warm-up, that can be many times what batches of the size in use need.
+    """
+    release = getattr(ctypes.CDLL(None), "MallocExtension_ReleaseFreeMemory", None)
+    if release is not None:
+        release()
 
 
 def use_huge_pages() -> None:

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from batchserve import memory
-from batchserve.memory import HUGE_PAGES, PRELOAD, TCMALLOC, use_huge_pages, use_tcmalloc
+from batchserve.memory import (
+    HUGE_PAGES,
+    PRELOAD,
+    TCMALLOC,
+    find_tcmalloc,
+    use_huge_pages,
+    use_tcmalloc,
+)
+from batchserve.repository import ModelVersion
 from tests.conftest import ROOT
 
 KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -105,3 +113,42 @@ def test_elsewhere_there_is_nothing_to_preload(installed, monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     use_tcmalloc()
     assert PRELOAD not in os.environ
+
+
+# How many MB a process has, and is left with, of what it frees.
+FREE = """
+import psutil, torch
+from batchserve.memory import release_freed
+process = psutil.Process()
+block = torch.ones(50 * 2**20)
+held = process.memory_info().rss
+del block
+release_freed()
+print((held - process.memory_info().rss) // 2**20)
+"""
+
+
+def freed_mb(preload: str) -> int:
+    printed = subprocess.run(
+        [sys.executable, "-c", FREE], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**os.environ, PRELOAD: preload},
+    )  # fmt: skip
+    return int(printed.stdout)
+
+
+@pytest.mark.skipif(find_tcmalloc() is None, reason="tcmalloc is not installed")
+def test_tcmalloc_gives_back_what_was_freed():
+    assert freed_mb(find_tcmalloc() or "") > 150
+
+
+def test_without_it_nothing_has_to_be_given_back():
+    assert freed_mb("") > 150
+
+
+async def test_what_the_warm_up_needed_is_given_back(configure, monkeypatch):
+    released = []
+    monkeypatch.setattr("batchserve.repository.version.release_freed", lambda: released.append(1))
+    version = ModelVersion(configure().models[0])
+    await version.load(lambda _model, _batch: None)
+    await version.close()
+    assert released == [1]

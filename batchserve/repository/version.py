@@ -25,6 +25,7 @@ from batchserve.loading import (
     pick_device,
     place_module,
 )
+from batchserve.memory import release_freed
 from batchserve.own_thread import in_own_thread
 from batchserve.repository.warming import warm
 from batchserve.runners.device import give_memory_back
@@ -267,6 +268,7 @@ class ModelVersion:
             self.config, self.task, forward, self._most, show,
             may_choose_layout=self._may_choose_layout,
         )  # fmt: skip
+        release_freed()
         if row is not None:
             self.outputs = specs_of(row, fixed=self.task.fixed_shape)
         return seconds

@@ -5,6 +5,8 @@ import threading
 
 import torch
 
+from batchserve.memory import release_freed
+
 # What torch raises as a plain RuntimeError: its allocator on the CPU, CUDA and MPS outside of its
 # own allocator, and cuBLAS where it finds no room for its workspace.
 OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -22,8 +24,9 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def give_memory_back(device: torch.device) -> None:
-    """Free what only cycles still hold, and let go of what torch keeps for later."""
+    """Free what only cycles still hold, and let go of what torch and tcmalloc keep for later."""
     gc.collect()
+    release_freed()
     if device.type != "cpu":
         with RECORDING:
             torch.get_device_module(device).empty_cache()

@@ -142,7 +142,7 @@ class Holds(Sleeps):
 
 @pytest.mark.parametrize(("make", "streams"), [(Sleeps, 2), (Holds, 1)])
 def test_it_is_really_measured(make, streams):
-    assert choose_sharing(forward_of(make(0.01)), ITEMS, at_once=True) == (streams, 1, 1)
+    assert choose_sharing(forward_of(make(0.03)), ITEMS, at_once=True) == (streams, 1, 1)
 
 
 def test_nobody_runs_at_the_same_time_who_may_not():
