@@ -97,14 +97,27 @@ def test_a_batch_has_all_cores_only_if_nobody_else_needs_any():
     run_virtual(main)
 
 
-def test_the_parts_of_a_batch_that_failed_share_the_cores():
-    def rows(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
-        if len(tensors) > 1:
-            raise ValueError("one of them is bad")
-        return tensors
+class Hangs(Streams):
+    """Never returns from a pass that begins with a negative number."""
 
+    async def forward(
+        self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
+    ) -> Sequence[Any]:
+        if tensors[0] < 0:
+            await asyncio.Event().wait()
+        return await super().forward(tensors, all_cores=all_cores)
+
+
+def fail_together(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+    """Answer those only that are alone."""
+    if len(tensors) > 1:
+        raise ValueError("one of them is bad")
+    return tensors
+
+
+def test_the_parts_of_a_batch_that_failed_share_the_cores():
     async def main() -> None:
-        runner = Streams(2, rows=rows)
+        runner = Streams(2, rows=fail_together)
         async with batching(runner, seed=SEED) as batcher:
             assert await answers_of(submit(batcher, 1.0, 2.0)) == [1.0, 2.0]
             assert runner.all_cores == [True, False, False]
@@ -136,14 +149,6 @@ def test_a_stream_goes_on_while_the_other_looks_for_a_bad_input():
 
 
 def test_of_several_passes_the_one_that_hangs_is_given_up():
-    class Hangs(Streams):
-        async def forward(
-            self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
-        ) -> Sequence[Any]:
-            if tensors[0] < 0:
-                await asyncio.Event().wait()
-            return await super().forward(tensors, all_cores=all_cores)
-
     async def main() -> None:
         faults: list[Fault] = []
         runner = Hangs(2)
@@ -162,28 +167,16 @@ def test_of_several_passes_the_one_that_hangs_is_given_up():
 
 
 def test_a_batch_that_is_tried_in_parts_is_not_taken_for_one_that_hangs():
-    class Hangs(Streams):
-        async def forward(
-            self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
-        ) -> Sequence[Any]:
-            if tensors[0] < 0:
-                await asyncio.Event().wait()
-            rows = await super().forward(tensors, all_cores=all_cores)
-            if len(tensors) > 1:
-                raise ValueError("one of them is bad")
-            return rows
-
     async def main() -> None:
-        runner = Hangs(2, seconds=4.0)
+        runner = Hangs(2, seconds=4.0, rows=fail_together)
         async with batching(runner, seed=SEED, hang_s=10.0) as batcher:
             tried = submit(batcher, *numbers(N))
             await turns()
             hung = submit(batcher, -1.0)
             answers = await answers_of([*hung, *tried])
             # Whoever hung is too late, and the others may ask another worker.
-            assert [isinstance(answer, DeadlineExceeded) for answer in answers] == [True] + [
-                False
-            ] * N
+            too_late = [isinstance(answer, DeadlineExceeded) for answer in answers]
+            assert too_late == [True, *[False] * N]
 
     run_virtual(main)
 
