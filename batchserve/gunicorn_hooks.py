@@ -97,7 +97,8 @@ def _watch_boot(worker: Any) -> None:
     """While a worker loads its models: tell the master that it lives, and obey a stop at once.
 
     Signals are blocked for all other threads, because uvloop loses those that come before its loop
-    runs; `create_app` lets them through again.
+    runs; `create_app` lets them through again. What this thread takes of them after that, the loop
+    gets back: by then, clients may be connected.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
@@ -109,7 +110,11 @@ def _watch_boot(worker: Any) -> None:
             while looks < 2:  # noqa: PLR2004
                 looks = looks + 1 if worker.booted else 0
                 worker.notify()
-                if not worker.booted and signal.sigtimedwait(STOP_SIGNALS, 1):
+                stopped = None if worker.booted else signal.sigtimedwait(STOP_SIGNALS, 1)
+                # No other thread runs in between, and none accepts before `booted` is true.
+                if stopped and not worker.booted:
                     os._exit(0)
+                elif stopped:
+                    os.kill(os.getpid(), stopped.si_signo)
 
     threading.Thread(target=watch, name="boot", daemon=True).start()

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,3 +99,31 @@ def test_the_first_worker_knows_that_it_is(lineage, monkeypatch):
     for age, first in ((1, True), (2, False)):
         gunicorn_hooks.post_fork(None, SimpleNamespace(age=age, max_requests=5))
         assert lineage.first is first
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+@pytest.mark.parametrize(
+    ("booted", "done"), [(False, ["end"]), (True, [signal.SIGTERM])], ids=["loading", "serving"]
+)
+def test_a_stop_that_comes_as_the_worker_begins_to_serve_is_not_obeyed_at_once(
+    monkeypatch, booted, done
+):
+    worker = SimpleNamespace(booted=False, notify=lambda: None)
+    seen: list[Any] = []
+
+    def take_signal(_numbers: Any, _timeout: float) -> Any:
+        worker.booted = booted
+        return SimpleNamespace(si_signo=signal.SIGTERM)
+
+    def end(_code: int) -> None:
+        seen.append("end")
+        worker.booted = True
+
+    monkeypatch.setattr(signal, "sigtimedwait", take_signal)
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(os, "kill", lambda _pid, number: seen.append(number))
+    gunicorn_hooks._watch_boot(worker)
+    for thread in threading.enumerate():
+        if thread.name == "boot":
+            thread.join()
+    assert seen == done
