@@ -1,10 +1,12 @@
 """torch.compile, so that nobody waits for a compiler: all is compiled before the first request."""
 
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from batchserve.config import ModelConfig
 from batchserve.errors import LoadError
 from batchserve.loading.cache import cache_folder, only_one
 
+logger = logging.getLogger(__name__)
+
 # What torch has compiled, by the hash of the graph and of what it was compiled with.
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # As torch is imported, or torchvision, it sets the variable itself, to a folder in /tmp.
@@ -22,63 +26,165 @@ STATED = os.environ.get(CACHE)
 # Versions of a model share the code, and so torch's limit of graphs for it, which is 8.
 GRAPHS = 1024
 
+# Operations called from C++. Assertions would name functions by where they lie in memory, and so be
+# other code in each start, which is not in the cache.
+WITHOUT_PYTHON = {"cpp_wrapper": True, "size_asserts": False, "alignment_asserts": False}
+
 
 class Compiled(torch.nn.Module):
     """A module as it is, then compiled for whatever comes, and at last for nothing new any more.
 
-    One graph serves all batch sizes from 2 on, unless torch finds that some need another.
+    One graph serves all batch sizes from 2 on, unless torch finds that some need another, or a size
+    gets one of its own. It serves any number of threads.
 
     Args:
         module: on its device and in its precision; its weights stay what they are.
         freeze: have weights packed as the machine likes, once. That pays in half precision; in
             fp32 it was no faster, and what is frozen is not cached whole.
+        without_python: have a graph's operations called from C++, where that can be compiled. A
+            pass then holds the GIL at its beginning and end only.
     """
 
-    def __init__(self, module: torch.nn.Module, *, freeze: bool = False) -> None:
+    def __init__(
+        self, module: torch.nn.Module, *, freeze: bool = False, without_python: bool = False
+    ) -> None:
         super().__init__()
         self.module = module
         self._freeze = freeze
+        self._without_python = without_python
         # No module itself, or its weights would be here twice.
         self._call: Any = module.__call__
+        self._apart: dict[int, _Apart] = {}
+        self._is_settled = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._call(*args, **kwargs)
+        apart = self._apart.get(_rows(args, kwargs)) if self._apart else None
+        if apart is None:
+            return self._call(*args, **kwargs)
+        return (apart.settled if self._is_settled else apart.compiling)(*args, **kwargs)
+
+    @property
+    def packs_in_each_pass(self) -> bool:
+        """Whether a graph for any number of rows may do in each pass what others do once.
+
+        Of frozen weights, those of convolutions are packed for a size of input
+        (torch/_inductor/fx_passes/mkldnn_fusion.py).
+        """
+        return self._freeze
 
     def compile_what_comes(self, *, fixed_shape: bool = False) -> None:
-        """Compile when something new comes: another number of rows, or of threads.
+        """Compile when something new comes, as another number of rows.
 
         Args:
             fixed_shape: all items have one shape. What is compiled for it takes half as long to
                 compile, and to load again, and is faster.
         """
-        # A second to import.
-        from torch._inductor import config as inductor  # noqa: PLC0415
-
         # Here, because settings are those of a thread's context.
         torch._dynamo.config.recompile_limit = GRAPHS  # noqa: SLF001
         torch._dynamo.config.accumulated_recompile_limit = GRAPHS  # noqa: SLF001
-        compiling: Any = torch.compile(self.module, dynamic=None if fixed_shape else True)
-        frozen = inductor.patch(freezing=self._freeze)(compiling.__call__)
-        self._call = _for_any_number(frozen) if fixed_shape else frozen
+        compiling = self._compiling(self.module, dynamic=None if fixed_shape else True)
+        self._call = _for_any_number(compiling) if fixed_shape else compiling
+        self._is_settled = False
+
+    def compile_apart(self, rows: int) -> None:
+        """Compile batches of so many rows for themselves, once one comes."""
+        own = _with_code_of_its_own(self.module)
+        compiling = self._compiling(own, dynamic=False)
+        self._apart[rows] = _Apart(compiling, torch._dynamo.run(own))  # noqa: SLF001
+
+    def compile_together(self, rows: int) -> None:
+        """Have batches of so many rows share their code with larger ones, as if never apart."""
+        del self._apart[rows]
 
     def run_as_it_is(self) -> None:
         """Use nothing of what was compiled."""
         self._call = self.module.__call__
+        self._apart.clear()
 
     @contextmanager
     def settled(self) -> Iterator[None]:
         """Compile nothing meanwhile: the compiler is one thread's at a time."""
-        before = self._call
+        before = self._call, self._is_settled
         self.settle()
         try:
             yield
         finally:
-            self._call = before
+            self._call, self._is_settled = before
 
     def settle(self) -> None:
         """Compile nothing more: what is new runs as it is, for compiling may take a minute."""
         # As torch.compiler.set_stance, but for this module and thread only.
         self._call = torch._dynamo.run(self.module).__call__  # noqa: SLF001
+        self._is_settled = True
+
+    def _compiling(self, called: Callable[..., Any], *, dynamic: bool | None) -> Callable[..., Any]:
+        # A second to import.
+        from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415
+        from torch._inductor import config as inductor  # noqa: PLC0415
+
+        _name_constants_by_name()
+        options: Any = {"guard_filter_fn": _but_for_threads}
+        compiling: Any = torch.compile(called, dynamic=dynamic, options=options)
+        settings = {"freezing": self._freeze, "cpp.dynamic_threads": True}
+        in_python = inductor.patch(settings)(compiling.__call__)
+        without = inductor.patch({**settings, **WITHOUT_PYTHON})(compiling.__call__)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._without_python:
+                try:
+                    return without(*args, **kwargs)
+                except BackendCompilerFailed as error:
+                    reason = str(error).partition("\n")[0]
+                    logger.info("compiled without C++ in place of Python: %s", reason)
+                    self._without_python = False
+            return in_python(*args, **kwargs)
+
+        return call
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """What answers batches of one size, before and after all is compiled."""
+
+    compiling: Callable[..., Any]
+    settled: Callable[..., Any]
+
+
+def _name_constants_by_name() -> None:
+    """Have the same C++ code in each start, so that it is found in the cache.
+
+    Frozen weights are arguments of what is made of it, but torch writes where each one lies in
+    memory into a comment, because other code keeps them (CppWrapperCpu.write_constant).
+    """
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu  # noqa: PLC0415
+
+    def write_constant(self: Any, name: str, _hashed: str) -> None:
+        self.header.writeline(f"// {name}")
+
+    CppWrapperCpu.write_constant = write_constant  # type: ignore[method-assign]
+
+
+def _but_for_threads(guards: Sequence[Any]) -> list[bool]:
+    """Keep what torch checks before it uses a graph, but not the state that threads are part of.
+
+    The rest of that state, as whether gradients are taken, is the same in every pass.
+    """
+    return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
+
+
+def _with_code_of_its_own(module: torch.nn.Module) -> Callable[..., Any]:
+    """Return what calls a module; torch keeps graphs by the code that they were made of."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module(*args, **kwargs)
+
+    call.__code__ = call.__code__.replace()
+    return call
+
+
+def _rows(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+    return next((tensor.shape[0] for tensor in tensors if tensor.ndim), 0)
 
 
 def _for_any_number(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,7 +213,8 @@ def compiled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) 
     _check_compiler()
     if STATED is None:
         os.environ[CACHE] = str(cache_folder("inductor"))
-    return Compiled(module, freeze=device.type == "cpu" and dtype != torch.float32)
+    on_cpu = device.type == "cpu"
+    return Compiled(module, freeze=on_cpu and dtype != torch.float32, without_python=on_cpu)
 
 
 @contextmanager
@@ -151,20 +258,20 @@ BESIDE = {
 }
 
 
-def remember_compiled(config: ModelConfig, threads: int, *, channels_last: bool) -> None:
+def remember_compiled(config: ModelConfig, *, channels_last: bool) -> None:
     """Note that a model is in the cache, as it is run so."""
-    _noted(config, threads, channels_last=channels_last).touch()
+    _noted(config, channels_last=channels_last).touch()
 
 
-def is_compiled(config: ModelConfig, threads: int, *, channels_last: bool) -> bool:
+def is_compiled(config: ModelConfig, *, channels_last: bool) -> bool:
     """Whether a model was compiled here before, to be run so, and has not changed since."""
-    return _noted(config, threads, channels_last=channels_last).exists()
+    return _noted(config, channels_last=channels_last).exists()
 
 
-def _noted(config: ModelConfig, threads: int, *, channels_last: bool) -> Path:
+def _noted(config: ModelConfig, *, channels_last: bool) -> Path:
     files = [Path(name) for name in (config.source, config.weights) if name is not None]
     changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
-    told = [config.model_dump_json(exclude=BESIDE), changed, threads, channels_last]
+    told = [config.model_dump_json(exclude=BESIDE), changed, channels_last]
     digest = sha256(f"{told} {torch.__version__}".encode()).hexdigest()[:16]
     return cache_folder("inductor") / f"{digest}.compiled"
 

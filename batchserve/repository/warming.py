@@ -19,6 +19,7 @@ from batchserve.runners.graph_choice import choose_graphs
 from batchserve.runners.layout import TRIED, choose_layout
 from batchserve.runners.reproducible import is_reproducible, like
 from batchserve.runners.sharing import Sharing, choose_sharing, use
+from batchserve.runners.small_batches import compile_small_batches
 from batchserve.runners.thread_safety import (
     NotSafe,
     are_known,
@@ -184,10 +185,12 @@ def _autotune(
     *,
     may_compile: bool,
 ) -> None:
-    def found(threads: int) -> bool:
-        return may_compile and is_compiled(config, threads, channels_last=forward.channels_last)
-
-    tuned = autotune(forward, items, found, compiles_anyway=config.compile)
+    tuned = autotune(
+        forward,
+        items,
+        is_compiled=may_compile and is_compiled(config, channels_last=forward.channels_last),
+        compiles_anyway=config.compile,
+    )
     logger.info("%s autotune: %s", config.key, tuned)
 
 
@@ -239,8 +242,12 @@ def _try_sizes(
         if compiles:
             _say_that_it_compiles(config)
         seconds = warm_up(forward, example, stated, tried, most)
+        if compiles and forward.packs_in_each_pass:
+            small = compile_small_batches(forward, example, max(seconds))
+            logger.info("%s code of their own for small batches: %s", config.key, small)
+            seconds |= small.seconds
     if compiles:
-        remember_compiled(config, forward.threads, channels_last=forward.channels_last)
+        remember_compiled(config, channels_last=forward.channels_last)
     return seconds
 
 

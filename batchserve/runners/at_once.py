@@ -10,6 +10,9 @@ import torch
 from batchserve.own_thread import keep_to_one_core
 from batchserve.runners.stopwatch import Stopwatch
 
+# A pass that is to be timed is run so often or so long.
+TIMED_PASSES, TIMED_S = 5, 0.3
+
 R = TypeVar("R")
 Pass = Callable[[Sequence[torch.Tensor]], list[Any]]
 
@@ -45,6 +48,18 @@ class AtOnce:
         if self._streams == 1:
             return self._timed(items)
         return max(self._all([partial(self._timed, items)] * self._streams))
+
+    def shortest_s(self, items: Sequence[torch.Tensor]) -> float:
+        """Return what the shortest of a few takes: whatever else the machine does adds to others.
+
+        Raises:
+            Exception: whatever one of them raised.
+        """
+        first_s = self.seconds(items)
+        passes = [self.seconds(items)]
+        while len(passes) < TIMED_PASSES and sum(passes) < TIMED_S:
+            passes.append(self.seconds(items))
+        return min(first_s, *passes)
 
     def each(self, batches: Sequence[Sequence[torch.Tensor]]) -> list[list[Any]]:
         """Return the rows of each batch, computed at the same time."""

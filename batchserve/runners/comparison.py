@@ -16,7 +16,6 @@ from batchserve.runners.at_once import AtOnce
 from batchserve.runners.forward import Forward
 from batchserve.runners.nested import tensors_in
 from batchserve.runners.reproducible import variation_of
-from batchserve.runners.warmup import seconds_of_pass
 from batchserve.tasks import build_task
 from batchserve.tasks.base import Task
 
@@ -133,6 +132,6 @@ def _seconds(forwards: list[Forward], items: list[torch.Tensor]) -> list[dict[in
     found: list[dict[int, float]] = [{} for _ in forwards]
     for size in [1, len(items)] * ROUNDS:
         for forward, seconds in zip(forwards, found, strict=True):
-            took_s = seconds_of_pass(AtOnce(forward, 1), items[:size])
+            took_s = AtOnce(forward, 1).shortest_s(items[:size])
             seconds[size] = min(took_s, seconds.get(size, took_s))
     return found

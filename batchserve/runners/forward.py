@@ -116,6 +116,22 @@ class Forward:
         return isinstance(self._module, Compiled)
 
     @property
+    def packs_in_each_pass(self) -> bool:
+        """Whether what is compiled may be faster with code for one size of batch."""
+        is_compiled = isinstance(self._module, Compiled) and self._module.packs_in_each_pass
+        return is_compiled and self.fixed_shape and self.pad_to is None
+
+    def compile_apart(self, size: int) -> None:
+        """Compile batches of so many items for themselves, once one comes."""
+        if isinstance(self._module, Compiled):
+            self._module.compile_apart(size)
+
+    def compile_together(self, size: int) -> None:
+        """Have batches of so many items use the same code as larger ones."""
+        if isinstance(self._module, Compiled):
+            self._module.compile_together(size)
+
+    @property
     def channels_last(self) -> bool:
         """In which order images lie in memory."""
         return self._channels_last

@@ -29,7 +29,6 @@ TRIALS, TRIALS_S = 20, 0.3
 # What the loop does for a request; a pass that takes this share of that, for all requests in its
 # batch, is not worth a thread, which contends with the loop for the GIL.
 REQUEST_S, LIGHT = 50e-6, 0.25
-TIMED_PASSES, TIMED_S = 5, 0.3
 # Where N is to be found out, the search ends with a pass so long: it is a wait for others.
 LONG_PASS_S = 2.0
 # And it does not end with a pass so short, which any other process can have spoilt.
@@ -55,8 +54,8 @@ def warm_up(
     not suffice for ends it.
 
     Args:
-        forward: the pass to warm up, with its number of threads: what is compiled is compiled for
-            so many. Where there are streams, as many passes are timed at the same time.
+        forward: the pass to warm up. Where there are streams, as many passes are timed at the same
+            time.
         example: one item, without the batch dimension.
         max_batch_size: N; None: find out.
         on_size: called with each size and the seconds that a pass of it takes.
@@ -71,7 +70,7 @@ def warm_up(
     forward.compile_what_comes()
     with closing(AtOnce(forward, forward.streams)) as at_once:
         if forward.pad_to is not None:
-            took_s = seconds_of_pass(at_once, [example] * forward.pad_to)
+            took_s = at_once.shortest_s([example] * forward.pad_to)
             on_size(forward.pad_to, took_s)
             return {1: took_s, forward.pad_to: took_s}
         if max_batch_size is None:
@@ -83,10 +82,6 @@ def warm_up(
             for size, took_s in _measured(forward, at_once, example, max_batch_size):
                 seconds[size] = took_s
                 on_size(size, took_s)
-    if forward.may_compile and forward.all_threads != forward.threads:
-        # What is compiled is so once for one item, and once for any number more.
-        for size in range(1, min(2, max(seconds)) + 1):
-            forward([example] * size, all_cores=True)
     return seconds
 
 
@@ -113,10 +108,10 @@ def _search(
         if took_s > SHORT_PASS_S and disappoints(seconds):
             # It may have been the machine, which had something else to do meanwhile.
             for last in list(seconds)[-DISAPPOINTMENTS - 1 :]:
-                seconds[last] = min(seconds[last], seconds_of_pass(at_once, [example] * last))
+                seconds[last] = min(seconds[last], at_once.shortest_s([example] * last))
             if disappoints(seconds):
                 break
-    with _as_served(forward):
+    with as_served(forward):
         seconds = _measured_again(at_once, example, seconds)
     largest = max(largest_that_pays(seconds), LEAST)
     return {size: took_s for size, took_s in seconds.items() if size <= largest}
@@ -143,8 +138,8 @@ def _measured(
         try:
             if forward.streams > 1:
                 forward(items)  # what is computed or compiled once is so by one
-            with _as_served(forward):
-                took_s = seconds_of_pass(at_once, items)
+            with as_served(forward):
+                took_s = at_once.shortest_s(items)
         except OutOfMemory:
             if size == 1:
                 raise
@@ -152,18 +147,9 @@ def _measured(
         yield size, took_s
 
 
-def _as_served(forward: Forward) -> AbstractContextManager[None]:
+def as_served(forward: Forward) -> AbstractContextManager[None]:
     """Let several threads call the pass, if there are to be several."""
     return forward.settled() if forward.streams > 1 else nullcontext()
-
-
-def seconds_of_pass(at_once: AtOnce, items: Sequence[torch.Tensor]) -> float:
-    """Return the shortest of a few passes: whatever else the machine does adds to the others."""
-    first_s = at_once.seconds(items)
-    passes = [at_once.seconds(items)]
-    while len(passes) < TIMED_PASSES and sum(passes) < TIMED_S:
-        passes.append(at_once.seconds(items))
-    return min(first_s, *passes)
 
 
 async def choose_runner(

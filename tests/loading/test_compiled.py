@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,74 @@ def test_items_of_one_shape_have_a_graph_for_one_and_one_for_any_number(graphs):
     compiled.settle()
     run(compiled, (7, 3, 16, 16), (2, 3, 20, 16))
     assert len(graphs) == 2
+
+
+def test_a_size_apart_has_a_graph_of_its_own_and_the_others_keep_theirs(graphs):
+    compiled = Compiled(Brightness())
+    compiled.compile_what_comes(fixed_shape=True)
+    run(compiled, (8, 3, 16, 16))
+    for rows in (2, 3):
+        compiled.compile_apart(rows)
+        run(compiled, (rows, 3, 16, 16))
+    assert graphs == [(ANY, 3, 16, 16), (2, 3, 16, 16), (3, 3, 16, 16)]
+    compiled.settle()
+    run(compiled, (2, 3, 16, 16), (3, 3, 16, 16), (8, 3, 16, 16), (4, 3, 16, 16))
+    assert len(graphs) == 3
+    assert compiled(images=torch.ones(3, 3, 2, 2)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_each_batch_goes_to_the_code_of_its_size(graphs, settled):
+    compiled = Compiled(Brightness())
+    compiled.compile_what_comes(fixed_shape=True)
+    compiled.compile_apart(2)
+    run(compiled, (8, 3, 16, 16), (2, 3, 16, 16))
+    if settled:
+        compiled.settle()
+    seen = []
+    for rows, apart in compiled._apart.items():
+        noting = partial(lambda rows, _images: seen.append(rows), rows)
+        compiled._apart[rows] = replace(apart, compiling=noting, settled=noting)
+    for rows in (1, 2, 3, 2, 8):
+        compiled(torch.rand(rows, 3, 16, 16))
+    assert seen == [2, 2]
+    compiled.compile_together(2)
+    run(compiled, (2, 3, 16, 16))
+    assert seen == [2, 2]
+
+
+def test_one_graph_serves_any_number_of_threads(graphs):
+    compiled = Compiled(Brightness())
+    compiled.compile_what_comes(fixed_shape=True)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            run(compiled, (8, 3, 16, 16))
+    finally:
+        torch.set_num_threads(before)
+    assert graphs == [(ANY, 3, 16, 16)]
+
+
+@pytest.mark.parametrize(("fails", "used"), [(False, [True]), (True, [True, False])])
+def test_what_cannot_be_called_from_cpp_is_called_from_python(monkeypatch, fails, used):
+    from torch._inductor import config as inductor  # noqa: PLC0415 - slow to load
+
+    found = []
+
+    def backend(graph: torch.fx.GraphModule, _examples: Any) -> Callable[..., Any]:
+        found.append(inductor.cpp_wrapper)
+        assert inductor.cpp.dynamic_threads
+        if fails and inductor.cpp_wrapper:
+            raise NotImplementedError("no such operation in C++")
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
+    made = compiled(Brightness(), torch.device("cpu"), torch.float32)
+    made.compile_what_comes(fixed_shape=True)
+    run(made, (8, 3, 16, 16))
+    assert found == used
 
 
 def test_what_is_settled_for_a_while_compiles_again_afterwards(graphs):

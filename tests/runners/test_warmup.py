@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from batchserve.batching.knee import disappoints, largest_that_pays
-from batchserve.loading import Compiled
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
@@ -156,12 +155,12 @@ def test_batches_of_four_are_tried_and_used_where_none_pays(per_pass):
 def test_what_a_busy_machine_has_spoilt_is_measured_again(monkeypatch):
     measured = []
 
-    def seconds_of_pass(forward, items):
+    def shortest_s(at_once, items):
         size = len(items)
         measured.append(size)
         return 1.0 if size in (2, 4) and measured.count(size) == 1 else 0.01
 
-    monkeypatch.setattr("batchserve.runners.warmup.seconds_of_pass", seconds_of_pass)
+    monkeypatch.setattr("batchserve.runners.warmup.AtOnce.shortest_s", shortest_s)
     assert max(warm_up(forward_of(Recording()), EXAMPLE, None, most=16)) == 16
     assert measured == [1, 2, 4, 1, 2, 4, 8, 16]
 
@@ -297,24 +296,6 @@ def test_of_passes_that_run_at_the_same_time_so_many_are_timed():
     forward.streams = 3
     assert min(warm_up(forward, EXAMPLE, 2).values()) > 0.01
     assert module.most == 3
-
-
-@pytest.mark.parametrize(("largest", "sizes"), [(4, [1, 2]), (1, [1])])
-def test_what_is_compiled_for_a_lone_batch_is_compiled_before_anybody_waits(largest, sizes):
-    seen = []
-
-    class Noting(Compiled):
-        def compile_what_comes(self, *, fixed_shape: bool = False) -> None:
-            pass
-
-        def forward(self, batch: Tensor) -> Tensor:
-            seen.append((torch.get_num_threads(), len(batch)))
-            return batch
-
-    forward = forward_of(Noting(Double()))
-    forward.streams, forward.threads, forward.all_threads = 2, 1, 2
-    warm_up(forward, EXAMPLE, largest)
-    assert [size for threads, size in seen if threads == 2] == sizes
 
 
 async def test_without_an_example_a_thread_is_safe():
