@@ -24,6 +24,7 @@ class Batchserve(Server):
         processes: `server.workers`.
         accesslog: `server.accesslog`; off, because it is off at the peers too.
         keys: of the model, beside those that every entry has.
+        tuned: those keys let the model answer a little differently.
         workloads: for which this entry makes sense; None: all.
     """
 
@@ -38,11 +39,12 @@ class Batchserve(Server):
         processes: int = 1,
         accesslog: bool = False,
         keys: dict[str, Any] | None = None,
+        tuned: bool = False,
         workloads: tuple[str, ...] | None = None,
     ) -> None:
         self.name, self.title, self.processes = name, title, processes
         self.workloads = workloads or self.workloads
-        self.tuned = keys is not None
+        self.tuned = tuned
         self._accesslog = accesslog
         self._keys = keys or {}
 
@@ -92,12 +94,25 @@ SERVERS: list[Server] = [
     Batchserve("batchserve", "batchserve"),
     Batchserve("batchserve-2", "batchserve, 2 workers", processes=2),
     Batchserve("batchserve-log", "batchserve, access log on", accesslog=True),
-    Batchserve("batchserve-tuned", "batchserve, tuned", keys=TUNED, workloads=("image",)),
+    Batchserve(
+        "batchserve-compiled",
+        "batchserve, compiled",
+        keys={"compile": True},
+        workloads=("image",),
+    ),
+    Batchserve(
+        "batchserve-tuned",
+        "batchserve, tuned",
+        keys=TUNED,
+        tuned=True,
+        workloads=("image",),
+    ),
     Batchserve(
         "batchserve-tuned-2",
         "batchserve, tuned, 2 workers",
         processes=2,
         keys=TUNED,
+        tuned=True,
         workloads=("image",),
     ),
 ]
