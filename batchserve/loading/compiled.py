@@ -4,12 +4,14 @@ import logging
 import os
 import shutil
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import CodeType, FunctionType
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # As torch is imported, or torchvision, it sets the variable itself, to a folder in /tmp.
 STATED = os.environ.get(CACHE)
-# Versions of a model share the code, and so torch's limit of graphs for it, which is 8.
+# torch's limit for a piece of code is 8, and behind a graph break versions of a model share theirs.
 GRAPHS = 1024
 
 # Operations called from C++. Assertions would name functions by where they lie in memory, and so be
@@ -54,6 +56,7 @@ class Compiled(torch.nn.Module):
         self._without_python = without_python
         # No module itself, or its weights would be here twice.
         self._call: Any = module.__call__
+        self._whole = _with_code_of_its_own(module)
         self._apart: dict[int, _Apart] = {}
         self._is_settled = False
 
@@ -82,7 +85,7 @@ class Compiled(torch.nn.Module):
         # Here, because settings are those of a thread's context.
         torch._dynamo.config.recompile_limit = GRAPHS  # noqa: SLF001
         torch._dynamo.config.accumulated_recompile_limit = GRAPHS  # noqa: SLF001
-        compiling = self._compiling(self.module, dynamic=None if fixed_shape else True)
+        compiling = self._compiling(self._whole, dynamic=None if fixed_shape else True)
         self._call = _for_any_number(compiling) if fixed_shape else compiling
         self._is_settled = False
 
@@ -114,15 +117,16 @@ class Compiled(torch.nn.Module):
     def settle(self) -> None:
         """Compile nothing more: what is new runs as it is, for compiling may take a minute."""
         # As torch.compiler.set_stance, but for this module and thread only.
-        self._call = torch._dynamo.run(self.module).__call__  # noqa: SLF001
+        self._call = torch._dynamo.run(self._whole)  # noqa: SLF001
         self._is_settled = True
 
-    def _compiling(self, called: Callable[..., Any], *, dynamic: bool | None) -> Callable[..., Any]:
+    def _compiling(self, called: FunctionType, *, dynamic: bool | None) -> Callable[..., Any]:
         # A second to import.
         from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415
         from torch._inductor import config as inductor  # noqa: PLC0415
 
         _name_constants_by_name()
+        weakref.finalize(self, _forget, called.__code__).atexit = False
         options: Any = {"guard_filter_fn": _but_for_threads}
         compiling: Any = torch.compile(called, dynamic=dynamic, options=options)
         settings = {"freezing": self._freeze, "cpp.dynamic_threads": True}
@@ -172,14 +176,26 @@ def _but_for_threads(guards: Sequence[Any]) -> list[bool]:
     return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
 
 
-def _with_code_of_its_own(module: torch.nn.Module) -> Callable[..., Any]:
+def _with_code_of_its_own(module: torch.nn.Module) -> FunctionType:
     """Return what calls a module; torch keeps graphs by the code that they were made of."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return module(*args, **kwargs)
 
     call.__code__ = call.__code__.replace()
-    return call
+    return cast("FunctionType", call)
+
+
+def _forget(code: CodeType) -> None:
+    """Let go of the graphs made of some code, and of the weights that they have packed."""
+    from torch._C._dynamo.eval_frame import reset_code  # noqa: PLC0415
+    from torch._inductor.codecache import PyCodeCache  # noqa: PLC0415
+
+    reset_code(code)
+    # A list of all there ever were, for clearing the folder. What is in use is kept by its users.
+    for made in PyCodeCache.modules:
+        sys.modules.pop(made.__name__, None)
+    PyCodeCache.modules.clear()
 
 
 def _rows(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:

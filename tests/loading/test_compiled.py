@@ -1,6 +1,8 @@
 """What is compiled; and of several workers that compile the same model, one does it first."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -182,6 +184,35 @@ def test_what_cannot_be_called_from_cpp_is_called_from_python(monkeypatch, fails
     made.compile_what_comes(fixed_shape=True)
     run(made, (8, 3, 16, 16))
     assert found == used
+
+
+class Weighs(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.rand(3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3)) @ self.weights
+
+
+def test_what_was_compiled_goes_with_its_model_and_that_of_others_stays(graphs):
+    made, other = Compiled(Weighs()), Compiled(Weighs())
+    for each in (made, other):
+        each.compile_what_comes(fixed_shape=True)
+        each.compile_apart(2)
+        with torch.inference_mode():
+            for rows in (8, 2):
+                each(torch.rand(rows, 3, 4, 4))
+        each.settle()
+    weights = weakref.ref(made.module.weights)
+    del made, each
+    other_is_kept = graphs.copy()
+    gc.collect()
+    assert weights() is None
+    with torch.inference_mode():
+        other(torch.rand(8, 3, 4, 4))
+        other(torch.rand(2, 3, 4, 4))
+    assert graphs == other_is_kept
 
 
 def test_what_is_settled_for_a_while_compiles_again_afterwards(graphs):

@@ -1,17 +1,25 @@
 """torch.compile, from the config to the answers: all before ready, and from the cache next time."""
 
 import asyncio
+import gc
+import os
 import shutil
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor.codecache import PyCodeCache
 
 from batchserve.batch import Terms
 from batchserve.loading import Compiled
+from batchserve.loading.compiled import compiled
 from batchserve.repository import ModelRepository, State
+from tests.conftest import ROOT
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (g++)"),
@@ -151,11 +159,37 @@ async def test_autotune_tries_what_an_earlier_start_has_compiled(configure, capl
     await again.close()
 
 
+def compile_and_leave() -> None:
+    model = compiled(one().eval().to(torch.bfloat16), torch.device("cpu"), torch.bfloat16)
+    weights = weakref.ref(model.module.get_parameter("conv.weight"))
+    model.compile_what_comes(fixed_shape=True)
+    model.compile_apart(2)
+    with torch.inference_mode():
+        for rows in (4, 2):
+            model(torch.randn(rows, 3, 8, 8, dtype=torch.bfloat16))
+    model.settle()
+    made = {module.__name__ for module in PyCodeCache.modules}
+    assert made <= sys.modules.keys()
+    del model
+    gc.collect()  # the model, upon which torch lets go of the graphs
+    gc.collect()
+    assert weights() is None
+    assert PyCodeCache.modules == []
+    assert made.isdisjoint(sys.modules)
+
+
+def test_what_was_compiled_goes_with_its_model(cache: Path):
+    # Not in this process, in which pytest keeps what torch logs.
+    work = "from tests.repository.test_compiling import compile_and_leave; compile_and_leave()"
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache / "apart")}
+    subprocess.run([sys.executable, "-c", work], cwd=ROOT, env=environment, check=True)
+
+
 def test_what_is_settled_compiles_nothing_new():
-    compiled = Compiled(one().eval())
+    model = Compiled(one().eval())
     batch = torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
-        compiled.settle()
+        model.settle()
         AS_IT_IS.clear()
-        compiled(batch)
+        model(batch)
     assert AS_IT_IS == [2]
