@@ -16,8 +16,10 @@ from typing import Any, cast
 import torch
 
 from batchserve.config import ModelConfig
+from batchserve.cores import usable_cores
 from batchserve.errors import LoadError
 from batchserve.loading.cache import cache_folder, only_one
+from batchserve.loading.memory_format import has_convolutions
 
 logger = logging.getLogger(__name__)
 
@@ -28,23 +30,34 @@ STATED = os.environ.get(CACHE)
 # torch's limit for a piece of code is 8, and behind a graph break versions of a model share theirs.
 GRAPHS = 1024
 
-# Operations called from C++. Assertions would name functions by where they lie in memory, and so be
-# other code in each start, which is not in the cache.
-WITHOUT_PYTHON = {"cpp_wrapper": True, "size_asserts": False, "alignment_asserts": False}
+# Operations called from C++, with any number of threads. Assertions would name functions by where
+# they lie in memory, and the number of threads decides which loops are parallel: it would be other
+# code in each start, which is not in the cache.
+WITHOUT_PYTHON = {
+    "cpp_wrapper": True,
+    "size_asserts": False,
+    "alignment_asserts": False,
+    "cpp.dynamic_threads": True,
+    "cpp.threads": max(2, usable_cores()),
+}
+# What such code says of whatever went wrong, and no more.
+FAILED = "API call failed"
 
 
 class Compiled(torch.nn.Module):
     """A module as it is, then compiled for whatever comes, and at last for nothing new any more.
 
     One graph serves all batch sizes from 2 on, unless torch finds that some need another, or a size
-    gets one of its own. It serves any number of threads.
+    gets one of its own.
 
     Args:
         module: on its device and in its precision; its weights stay what they are.
         freeze: have weights packed as the machine likes, once. That pays in half precision; in
             fp32 it was no faster, and what is frozen is not cached whole.
-        without_python: have a graph's operations called from C++, where that can be compiled. A
-            pass then holds the GIL at its beginning and end only.
+        without_python: have a graph's operations called from C++, where that can be compiled, with
+            any number of threads. A pass then holds the GIL at its beginning and end only. Not for
+            modules that look something up by numbers of a client: one that is out of range would
+            end the process (https://github.com/pytorch/pytorch/issues/195402).
     """
 
     def __init__(
@@ -62,9 +75,16 @@ class Compiled(torch.nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         apart = self._apart.get(_rows(args, kwargs)) if self._apart else None
-        if apart is None:
-            return self._call(*args, **kwargs)
-        return (apart.settled if self._is_settled else apart.compiling)(*args, **kwargs)
+        call = self._call
+        if apart is not None:
+            call = apart.settled if self._is_settled else apart.compiling
+        try:
+            return call(*args, **kwargs)
+        except RuntimeError as error:
+            if not (self._without_python and FAILED in str(error)):
+                raise
+        # It works, or says why not, as that the memory does not suffice.
+        return self.module(*args, **kwargs)
 
     @property
     def packs_in_each_pass(self) -> bool:
@@ -73,7 +93,7 @@ class Compiled(torch.nn.Module):
         Of frozen weights, those of convolutions are packed for a size of input
         (torch/_inductor/fx_passes/mkldnn_fusion.py).
         """
-        return self._freeze
+        return self._freeze and has_convolutions(self.module)
 
     def compile_what_comes(self, *, fixed_shape: bool = False) -> None:
         """Compile when something new comes, as another number of rows.
@@ -93,11 +113,11 @@ class Compiled(torch.nn.Module):
         """Compile batches of so many rows for themselves, once one comes."""
         own = _with_code_of_its_own(self.module)
         compiling = self._compiling(own, dynamic=False)
-        self._apart[rows] = _Apart(compiling, torch._dynamo.run(own))  # noqa: SLF001
+        self._apart[rows] = _Apart(own.__code__, compiling, torch._dynamo.run(own))  # noqa: SLF001
 
     def compile_together(self, rows: int) -> None:
-        """Have batches of so many rows share their code with larger ones, as if never apart."""
-        del self._apart[rows]
+        """Have batches of so many rows share their code with larger ones again."""
+        _forget(self._apart.pop(rows).code)
 
     def run_as_it_is(self) -> None:
         """Use nothing of what was compiled."""
@@ -127,10 +147,13 @@ class Compiled(torch.nn.Module):
 
         _name_constants_by_name()
         weakref.finalize(self, _forget, called.__code__).atexit = False
+        settings = {"freezing": self._freeze}
+        compiling: Any = torch.compile(called, dynamic=dynamic)
+        in_python: Callable[..., Any] = inductor.patch(settings)(compiling.__call__)
+        if not self._without_python:
+            return in_python
         options: Any = {"guard_filter_fn": _but_for_threads}
-        compiling: Any = torch.compile(called, dynamic=dynamic, options=options)
-        settings = {"freezing": self._freeze, "cpp.dynamic_threads": True}
-        in_python = inductor.patch(settings)(compiling.__call__)
+        compiling = torch.compile(called, dynamic=dynamic, options=options)
         without = inductor.patch({**settings, **WITHOUT_PYTHON})(compiling.__call__)
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -150,6 +173,7 @@ class Compiled(torch.nn.Module):
 class _Apart:
     """What answers batches of one size, before and after all is compiled."""
 
+    code: CodeType
     compiling: Callable[..., Any]
     settled: Callable[..., Any]
 
@@ -193,9 +217,10 @@ def _forget(code: CodeType) -> None:
 
     reset_code(code)
     # A list of all there ever were, for clearing the folder. What is in use is kept by its users.
-    for made in PyCodeCache.modules:
-        sys.modules.pop(made.__name__, None)
-    PyCodeCache.modules.clear()
+    for made in PyCodeCache.modules.copy():
+        if any(isinstance(value, torch.Tensor) for value in vars(made).values()):
+            sys.modules.pop(made.__name__, None)
+            PyCodeCache.modules.remove(made)
 
 
 def _rows(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
@@ -230,7 +255,16 @@ def compiled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) 
     if STATED is None:
         os.environ[CACHE] = str(cache_folder("inductor"))
     on_cpu = device.type == "cpu"
-    return Compiled(module, freeze=on_cpu and dtype != torch.float32, without_python=on_cpu)
+    return Compiled(
+        module,
+        freeze=on_cpu and dtype != torch.float32,
+        without_python=on_cpu and has_convolutions(module) and not _looks_up(module),
+    )
+
+
+def _looks_up(module: torch.nn.Module) -> bool:
+    tables = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    return any(isinstance(part, tables) for part in module.modules())
 
 
 @contextmanager
@@ -239,7 +273,7 @@ def one_compiles(config: ModelConfig) -> Iterator[None]:
     if not config.compile:
         yield
         return
-    described = f"{config.model_dump_json()} {torch.__version__}"
+    described = f"{config.model_dump_json()} {torch.__version__} {WITHOUT_PYTHON}"
     done = cache_folder("inductor") / f"{sha256(described.encode()).hexdigest()[:16]}.done"
     with ExitStack() as alone:
         if not done.exists():
@@ -274,20 +308,20 @@ BESIDE = {
 }
 
 
-def remember_compiled(config: ModelConfig, *, channels_last: bool) -> None:
+def remember_compiled(config: ModelConfig, threads: int, *, channels_last: bool) -> None:
     """Note that a model is in the cache, as it is run so."""
-    _noted(config, channels_last=channels_last).touch()
+    _noted(config, threads, channels_last=channels_last).touch()
 
 
-def is_compiled(config: ModelConfig, *, channels_last: bool) -> bool:
+def is_compiled(config: ModelConfig, threads: int, *, channels_last: bool) -> bool:
     """Whether a model was compiled here before, to be run so, and has not changed since."""
-    return _noted(config, channels_last=channels_last).exists()
+    return _noted(config, threads, channels_last=channels_last).exists()
 
 
-def _noted(config: ModelConfig, *, channels_last: bool) -> Path:
+def _noted(config: ModelConfig, threads: int, *, channels_last: bool) -> Path:
     files = [Path(name) for name in (config.source, config.weights) if name is not None]
     changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
-    told = [config.model_dump_json(exclude=BESIDE), changed, channels_last]
+    told = [config.model_dump_json(exclude=BESIDE), changed, threads, channels_last, WITHOUT_PYTHON]
     digest = sha256(f"{told} {torch.__version__}".encode()).hexdigest()[:16]
     return cache_folder("inductor") / f"{digest}.compiled"
 

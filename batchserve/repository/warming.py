@@ -185,12 +185,10 @@ def _autotune(
     *,
     may_compile: bool,
 ) -> None:
-    tuned = autotune(
-        forward,
-        items,
-        is_compiled=may_compile and is_compiled(config, channels_last=forward.channels_last),
-        compiles_anyway=config.compile,
-    )
+    def found(threads: int) -> bool:
+        return may_compile and is_compiled(config, threads, channels_last=forward.channels_last)
+
+    tuned = autotune(forward, items, found, compiles_anyway=config.compile)
     logger.info("%s autotune: %s", config.key, tuned)
 
 
@@ -243,11 +241,12 @@ def _try_sizes(
             _say_that_it_compiles(config)
         seconds = warm_up(forward, example, stated, tried, most)
         if compiles and forward.packs_in_each_pass:
+            logger.info("%s compiling the smallest batches for themselves", config.key)
             small = compile_small_batches(forward, example, max(seconds))
             logger.info("%s code of their own for small batches: %s", config.key, small)
             seconds |= small.seconds
     if compiles:
-        remember_compiled(config, channels_last=forward.channels_last)
+        remember_compiled(config, forward.threads, channels_last=forward.channels_last)
     return seconds
 
 

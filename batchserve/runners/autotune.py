@@ -1,7 +1,7 @@
 """A short search at start among what keeps the answers: compiled or not."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,8 +37,8 @@ class Tuned:
 def autotune(
     forward: Forward,
     items: Sequence[torch.Tensor],
+    is_compiled: Callable[[int], bool],
     *,
-    is_compiled: bool,
     compiles_anyway: bool,
 ) -> Tuned:
     """Use compiled code if there is some, it is faster, and answers the same.
@@ -46,7 +46,8 @@ def autotune(
     Args:
         forward: the pass, as it will run otherwise; changed as is chosen.
         items: of one batch, no two of them alike.
-        is_compiled: whether there is code already; nobody waits for a compiler.
+        is_compiled: whether code for so many threads is compiled already; nobody waits for a
+            compiler.
         compiles_anyway: the config says so, and there is nothing to choose.
 
     Raises:
@@ -54,12 +55,15 @@ def autotune(
     """
     if compiles_anyway:
         return Tuned(compiled=True)
-    if not (forward.may_compile and is_compiled):
+    if not (forward.may_compile and is_compiled(forward.threads)):
         forward.never_compile()
         return Tuned()
     tuned = _try_compiled(forward, items)
     forward.run_as_it_is()
-    if not tuned.compiled:
+    if tuned.compiled:
+        # There is code for so many threads, and perhaps for no other number.
+        forward.all_threads = forward.threads
+    else:
         forward.never_compile()
     return tuned
 

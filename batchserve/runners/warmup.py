@@ -54,8 +54,8 @@ def warm_up(
     not suffice for ends it.
 
     Args:
-        forward: the pass to warm up. Where there are streams, as many passes are timed at the same
-            time.
+        forward: the pass to warm up, with its number of threads, for which it may be compiled.
+            Where there are streams, as many passes are timed at the same time.
         example: one item, without the batch dimension.
         max_batch_size: N; None: find out.
         on_size: called with each size and the seconds that a pass of it takes.
@@ -82,6 +82,10 @@ def warm_up(
             for size, took_s in _measured(forward, at_once, example, max_batch_size):
                 seconds[size] = took_s
                 on_size(size, took_s)
+    if forward.may_compile and forward.all_threads != forward.threads:
+        # What is compiled is so once for one item, and once for any number more.
+        for size in range(1, min(2, max(seconds)) + 1):
+            forward([example] * size, all_cores=True)
     return seconds
 
 

@@ -97,15 +97,18 @@ def _measure(options: Options, config: Config, model: ModelConfig) -> tuple[list
                 raise ConfigError("interrupted before anything was measured") from None
             console.print("interrupted: this is what has been measured so far")
     if subject.needs_compiler:
-        _remember_what_is_compiled(sweep.outcomes, model)
+        _remember_what_is_compiled(sweep.outcomes, model, subject)
     return sweep.outcomes, subject.needs_compiler
 
 
-def _remember_what_is_compiled(outcomes: list[Outcome], model: ModelConfig) -> None:
+def _remember_what_is_compiled(
+    outcomes: list[Outcome], model: ModelConfig, subject: Subject
+) -> None:
     for outcome in outcomes:
         if outcome.variant.compile and outcome.difference is not None:
             made = outcome.variant.apply(model)
-            remember_compiled(made, channels_last=outcome.variant.channels_last)
+            threads = 1 if subject.runs_at_once else outcome.threads
+            remember_compiled(made, threads, channels_last=outcome.variant.channels_last)
 
 
 def _conclude(

@@ -234,7 +234,9 @@ class Sweep:
 
     def _try_other_threads(self) -> None:
         for outcome in self._alive:
-            for threads in self._plan.threads:
+            # What is compiled is compiled for so many threads.
+            others = () if outcome.variant.compile else self._plan.threads
+            for threads in others:
                 if threads not in {tried for tried, _ in outcome.cells}:
                     self._time_in_budget(outcome, threads, outcome.knee)
 

@@ -174,6 +174,7 @@ def _tune(model: nn.Module) -> nn.Module:
     from torch._inductor import config  # noqa: PLC0415 - it takes seconds
 
     config.freezing = config.cpp_wrapper = True
+    config.size_asserts = config.alignment_asserts = False
     laid_out = model.to(TUNED_DTYPE).to(memory_format=torch.channels_last)
     compiled: Any = torch.compile(laid_out, dynamic=False)
     with torch.inference_mode():

@@ -128,8 +128,8 @@ def test_a_size_apart_has_a_graph_of_its_own_and_the_others_keep_theirs(graphs):
     assert graphs == [(ANY, 3, 16, 16), (2, 3, 16, 16), (3, 3, 16, 16)]
     compiled.settle()
     run(compiled, (2, 3, 16, 16), (3, 3, 16, 16), (8, 3, 16, 16), (4, 3, 16, 16))
-    assert len(graphs) == 3
     assert compiled(images=torch.ones(3, 3, 2, 2)).tolist() == [1, 1, 1]
+    assert len(graphs) == 3
 
 
 @pytest.mark.parametrize("settled", [False, True])
@@ -140,20 +140,22 @@ def test_each_batch_goes_to_the_code_of_its_size(graphs, settled):
     run(compiled, (8, 3, 16, 16), (2, 3, 16, 16))
     if settled:
         compiled.settle()
-    seen = []
-    for rows, apart in compiled._apart.items():
-        noting = partial(lambda rows, _images: seen.append(rows), rows)
-        compiled._apart[rows] = replace(apart, compiling=noting, settled=noting)
+    seen: list[tuple[int, bool]] = []
+    compiled._apart[2] = replace(
+        compiled._apart[2],
+        compiling=lambda images: seen.append((len(images), False)),
+        settled=lambda images: seen.append((len(images), True)),
+    )
     for rows in (1, 2, 3, 2, 8):
         compiled(torch.rand(rows, 3, 16, 16))
-    assert seen == [2, 2]
+    assert seen == [(2, settled)] * 2
     compiled.compile_together(2)
     run(compiled, (2, 3, 16, 16))
-    assert seen == [2, 2]
+    assert len(seen) == 2
 
 
 def test_one_graph_serves_any_number_of_threads(graphs):
-    compiled = Compiled(Brightness())
+    compiled = Compiled(Brightness(), without_python=True)
     compiled.compile_what_comes(fixed_shape=True)
     before = torch.get_num_threads()
     try:
@@ -173,17 +175,63 @@ def test_what_cannot_be_called_from_cpp_is_called_from_python(monkeypatch, fails
 
     def backend(graph: torch.fx.GraphModule, _examples: Any) -> Callable[..., Any]:
         found.append(inductor.cpp_wrapper)
-        assert inductor.cpp.dynamic_threads
+        assert inductor.cpp.dynamic_threads is inductor.cpp_wrapper
         if fails and inductor.cpp_wrapper:
             raise NotImplementedError("no such operation in C++")
         return graph.forward
 
     torch._dynamo.reset()
     monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
-    made = compiled(Brightness(), torch.device("cpu"), torch.float32)
+    made = Compiled(Brightness(), without_python=True)
     made.compile_what_comes(fixed_shape=True)
     run(made, (8, 3, 16, 16))
     assert found == used
+
+
+@pytest.mark.parametrize(
+    ("module", "device", "without"),
+    [
+        (torch.nn.Conv2d(3, 4, 3), "cpu", True),
+        (torch.nn.Conv2d(3, 4, 3), "cuda", False),
+        (torch.nn.Linear(3, 4), "cpu", False),
+        # A number out of range would end the process.
+        (torch.nn.Sequential(torch.nn.Embedding(9, 3), torch.nn.Conv2d(3, 4, 3)), "cpu", False),
+    ],
+)
+def test_convolutions_without_tables_are_called_from_cpp(module, device, without):
+    made = compiled(module, torch.device(device), torch.float32)
+    assert made._without_python is without
+
+
+class Fails(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("tried to allocate 1 TiB")
+
+
+def test_code_in_cpp_that_fails_does_not_hide_why():
+    def fail(_images: torch.Tensor) -> None:
+        raise RuntimeError("aoti_torch_empty_strided(…) API call failed at x.main.cpp, line 9")
+
+    made = Compiled(Fails(), without_python=True)
+    made._call = fail
+    with pytest.raises(torch.OutOfMemoryError, match="1 TiB"):
+        made(torch.rand(2, 3, 4, 4))
+    well = Compiled(Brightness(), without_python=True)
+    well._call = fail
+    run(well, (2, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("without_python", "words"), [(True, "poison"), (False, "API call failed")]
+)
+def test_what_fails_otherwise_is_not_tried_again(without_python, words):
+    def fail(_images: torch.Tensor) -> None:
+        raise RuntimeError(words)
+
+    made = Compiled(Brightness(), without_python=without_python)
+    made._call = fail
+    with pytest.raises(RuntimeError, match=words):
+        made(torch.rand(2, 3, 4, 4))
 
 
 class Weighs(torch.nn.Module):

@@ -12,6 +12,7 @@ from batchserve.repository import ModelRepository
 from batchserve.runners import autotune as at_start
 from batchserve.runners.autotune import Tuned, autotune
 from batchserve.runners.forward import Forward
+from batchserve.runners.sharing import Sharing, use
 from batchserve.tasks.tensor import TensorTask
 
 ITEMS = [torch.randn(10) for _ in range(4)]
@@ -44,7 +45,7 @@ class AddsWhenCompiled(Compiled):
 
 def test_compiled_code_that_answers_otherwise_is_not_used():
     forward = forward_of(AddsWhenCompiled(torch.nn.Identity()))
-    tuned = autotune(forward, ITEMS, is_compiled=True, compiles_anyway=False)
+    tuned = autotune(forward, ITEMS, lambda _threads: True, compiles_anyway=False)
     assert tuned.compiled is False
     assert not forward.may_compile
     torch.testing.assert_close(torch.stack(forward(ITEMS)), torch.stack(ITEMS))
@@ -53,7 +54,7 @@ def test_compiled_code_that_answers_otherwise_is_not_used():
 def test_compiled_code_that_fails_is_not_used(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Adds, "by", "no number")
     forward = forward_of(AddsWhenCompiled(torch.nn.Identity()))
-    assert not autotune(forward, ITEMS, is_compiled=True, compiles_anyway=False).compiled
+    assert not autotune(forward, ITEMS, lambda _threads: True, compiles_anyway=False).compiled
     assert not forward.may_compile
 
 
@@ -63,14 +64,25 @@ def test_compiled_code_must_be_faster(monkeypatch: pytest.MonkeyPatch, taken_s, 
     times = iter(taken_s)
     monkeypatch.setattr(at_start, "_seconds", lambda *_args: next(times))
     forward = forward_of(AddsWhenCompiled(torch.nn.Identity()))
-    tuned = autotune(forward, ITEMS, is_compiled=True, compiles_anyway=False)
+    tuned = autotune(forward, ITEMS, lambda _threads: True, compiles_anyway=False)
     assert tuned == Tuned(compiled=used, gain=taken_s[0] / taken_s[1])
     assert forward.may_compile is used
 
 
+@pytest.mark.parametrize(("taken_s", "lone"), [((0.2, 0.1), 1), ((0.1, 0.2), 2)])
+def test_a_lone_batch_runs_in_code_that_is_there(monkeypatch: pytest.MonkeyPatch, taken_s, lone):
+    monkeypatch.setattr(Adds, "by", 0.0)
+    times = iter(taken_s)
+    monkeypatch.setattr(at_start, "_seconds", lambda *_args: next(times))
+    forward = forward_of(AddsWhenCompiled(torch.nn.Identity()))
+    use(forward, Sharing(2, 1, 2))
+    autotune(forward, ITEMS, lambda threads: threads == 1, compiles_anyway=False)
+    assert (forward.streams, forward.threads, forward.all_threads) == (2, 1, lone)
+
+
 def test_nobody_waits_for_a_compiler():
     forward = forward_of(AddsWhenCompiled(torch.nn.Identity()))
-    tuned = autotune(forward, ITEMS, is_compiled=False, compiles_anyway=False)
+    tuned = autotune(forward, ITEMS, lambda _threads: False, compiles_anyway=False)
     assert str(tuned) == "not compiled"
     assert not forward.may_compile
 
@@ -80,22 +92,23 @@ def test_it_is_told_in_a_line():
 
 
 def test_what_was_compiled_is_known_again_unless_something_has_changed(model):
-    assert not is_compiled(model, channels_last=False)
-    remember_compiled(model, channels_last=False)
-    assert is_compiled(model, channels_last=False)
+    assert not is_compiled(model, 1, channels_last=False)
+    remember_compiled(model, 1, channels_last=False)
+    assert is_compiled(model, 1, channels_last=False)
     renamed = model.model_copy(update={"name": "other", "compile": True, "autotune": False})
-    assert is_compiled(renamed, channels_last=False)
-    assert not is_compiled(model, channels_last=True)
-    assert not is_compiled(model.model_copy(update={"precision": "bf16"}), channels_last=False)
+    assert is_compiled(renamed, 1, channels_last=False)
+    assert not is_compiled(model, 2, channels_last=False)
+    assert not is_compiled(model, 1, channels_last=True)
+    assert not is_compiled(model.model_copy(update={"precision": "bf16"}), 1, channels_last=False)
 
 
 def test_another_file_was_not_compiled(model, tmp_path: Path):
     path = tmp_path / "model.pt"
     path.touch()
     of_a_file = model.model_copy(update={"source": str(path)})
-    remember_compiled(of_a_file, channels_last=False)
+    remember_compiled(of_a_file, 1, channels_last=False)
     os.utime(path, ns=(1, 1))
-    assert not is_compiled(of_a_file, channels_last=False)
+    assert not is_compiled(of_a_file, 1, channels_last=False)
 
 
 async def test_a_start_without_anything_compiled_chooses_how_cores_are_shared(model, caplog):

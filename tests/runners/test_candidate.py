@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from batchserve.loading import Compiled
 from batchserve.runners import candidate
 from batchserve.runners.base import RowFault
 from batchserve.runners.candidate import Candidate, Subject
@@ -63,6 +64,15 @@ def test_of_passes_at_the_same_time_each_has_its_share_of_the_seconds():
     assert several.seconds(2, 4) < 0.03
     # A single item is timed alone, for that is what it waits.
     assert several.seconds(2, 1) > 0.035
+
+
+def test_what_is_compiled_is_so_for_a_share_of_the_cores_and_for_a_lone_item():
+    module = Sleeps()
+    candidate = Candidate(forward_of(Compiled(module)), ITEMS, bytes_=0, at_once=True)
+    for size, threads in ((2, 1), (1, 2)):
+        module.threads.clear()
+        candidate.seconds(2, size)
+        assert module.threads == {threads}
 
 
 def test_an_interruption_ends_the_trial_and_is_not_taken_for_the_models_fault(configure):

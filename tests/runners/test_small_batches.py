@@ -14,8 +14,16 @@ EXAMPLE = torch.ones(3)
 class Sized(Compiled):
     """Knows who answered, and compiles nothing."""
 
-    def __init__(self, *, freeze: bool = True, fits: int = 100) -> None:
-        super().__init__(torch.nn.Identity(), freeze=freeze)
+    def __init__(
+        self,
+        module: torch.nn.Module | None = None,
+        *,
+        freeze: bool = True,
+        fits: int = 100,
+        error: Exception | None = None,
+    ) -> None:
+        super().__init__(module or torch.nn.Conv2d(1, 1, 1), freeze=freeze)
+        self._error = error or torch.OutOfMemoryError()
         self.alone: set[int] = set()
         self.tried: list[int] = []
         self._fits = fits
@@ -32,7 +40,7 @@ class Sized(Compiled):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         if len(batch) in self.alone and len(batch) > self._fits:
-            raise torch.OutOfMemoryError
+            raise self._error
         return batch
 
 
@@ -83,18 +91,20 @@ def test_it_is_told_what_came_of_it(per_pass):
     "forward",
     [
         forward_of(Sized(freeze=False)),
+        forward_of(Sized(torch.nn.Linear(3, 3))),
         forward_of(Sized(), shape=None),
         Forward(Sized(), TensorTask((3,)), torch.device("cpu"), torch.float32, pad_to=8),
     ],
-    ids=["nothing packed", "any shape", "padded"],
+    ids=["nothing packed", "no convolutions", "any shape", "padded"],
 )
 def test_where_it_cannot_pay_nothing_is_compiled(forward):
     assert compile_small_batches(forward, EXAMPLE, 16).seconds == {}
     assert forward.module.tried == []
 
 
-def test_memory_that_does_not_suffice_ends_it(per_pass):
-    module = Sized(fits=2)
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("C++ compile error")])
+def test_what_cannot_be_compiled_for_itself_stays_as_it_was(per_pass, error):
+    module = Sized(fits=2, error=error)
     per_pass(module, {2: 0.5, 3: 0.5, 4: 0.5})
     made = compile_small_batches(forward_of(module), EXAMPLE, 16)
     assert (module.alone, module.tried, set(made.seconds)) == ({2}, [2, 3], {2})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from batchserve.batching.knee import disappoints, largest_that_pays
+from batchserve.loading import Compiled
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.forward import Forward
 from batchserve.runners.inline import InlineRunner
@@ -296,6 +297,24 @@ def test_of_passes_that_run_at_the_same_time_so_many_are_timed():
     forward.streams = 3
     assert min(warm_up(forward, EXAMPLE, 2).values()) > 0.01
     assert module.most == 3
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(4, [1, 2]), (1, [1])])
+def test_what_is_compiled_for_a_lone_batch_is_compiled_before_anybody_waits(largest, sizes):
+    seen = []
+
+    class Noting(Compiled):
+        def compile_what_comes(self, *, fixed_shape: bool = False) -> None:
+            pass
+
+        def forward(self, batch: Tensor) -> Tensor:
+            seen.append((torch.get_num_threads(), len(batch)))
+            return batch
+
+    forward = forward_of(Noting(Double()))
+    forward.streams, forward.threads, forward.all_threads = 2, 1, 2
+    warm_up(forward, EXAMPLE, largest)
+    assert [size for threads, size in seen if threads == 2] == sizes
 
 
 async def test_without_an_example_a_thread_is_safe():
