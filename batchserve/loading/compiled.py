@@ -1,5 +1,6 @@
 """torch.compile, so that nobody waits for a compiler: all is compiled before the first request."""
 
+import itertools
 import logging
 import os
 import shutil
@@ -29,6 +30,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 STATED = os.environ.get(CACHE)
 # torch's limit for a piece of code is 8, and behind a graph break versions of a model share theirs.
 GRAPHS = 1024
+NUMBERS = itertools.count()
 
 # Operations called from C++, with any number of threads. Assertions would name functions by where
 # they lie in memory, and the number of threads decides which loops are parallel: it would be other
@@ -201,12 +203,15 @@ def _but_for_threads(guards: Sequence[Any]) -> list[bool]:
 
 
 def _with_code_of_its_own(module: torch.nn.Module) -> FunctionType:
-    """Return what calls a module; torch keeps graphs by the code that they were made of."""
+    """Return what calls a module.
+
+    torch keeps graphs by the code that they were made of, and by its name what shapes it has seen.
+    """
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return module(*args, **kwargs)
 
-    call.__code__ = call.__code__.replace()
+    call.__code__ = call.__code__.replace(co_name=f"call_{next(NUMBERS)}")
     return cast("FunctionType", call)
 
 

@@ -154,6 +154,14 @@ def test_each_batch_goes_to_the_code_of_its_size(graphs, settled):
     assert len(seen) == 2
 
 
+def test_what_comes_to_one_model_makes_nothing_vary_in_another(graphs):
+    for size in (16, 20):
+        compiled = Compiled(Brightness())
+        compiled.compile_what_comes(fixed_shape=True)
+        run(compiled, (8, 3, size, size), (1, 3, size, size))
+    assert graphs == [(ANY, 3, 16, 16), (1, 3, 16, 16), (ANY, 3, 20, 20), (1, 3, 20, 20)]
+
+
 def test_one_graph_serves_any_number_of_threads(graphs):
     compiled = Compiled(Brightness(), without_python=True)
     compiled.compile_what_comes(fixed_shape=True)
