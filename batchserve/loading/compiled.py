@@ -69,6 +69,8 @@ class Compiled(torch.nn.Module):
         self.module = module
         self._freeze = freeze
         self._without_python = without_python
+        # Some of the code may be in C++ although other code could not be.
+        self._cpp_compiles = without_python
         # No module itself, or its weights would be here twice.
         self._call: Any = module.__call__
         self._whole = _with_code_of_its_own(module)
@@ -159,13 +161,13 @@ class Compiled(torch.nn.Module):
         without = inductor.patch({**settings, **WITHOUT_PYTHON})(compiling.__call__)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self._without_python:
+            if self._cpp_compiles:
                 try:
                     return without(*args, **kwargs)
                 except BackendCompilerFailed as error:
                     reason = str(error).partition("\n")[0]
                     logger.info("compiled without C++ in place of Python: %s", reason)
-                    self._without_python = False
+                    self._cpp_compiles = False
             return in_python(*args, **kwargs)
 
         return call

@@ -194,6 +194,9 @@ def test_what_cannot_be_called_from_cpp_is_called_from_python(monkeypatch, fails
     made.compile_what_comes(fixed_shape=True)
     run(made, (8, 3, 16, 16))
     assert found == used
+    # What was compiled before may be in C++, and fail as such code does.
+    made._call = fail_in_cpp
+    run(made, (8, 3, 16, 16))
 
 
 @pytest.mark.parametrize(
@@ -216,16 +219,17 @@ class Fails(torch.nn.Module):
         raise torch.OutOfMemoryError("tried to allocate 1 TiB")
 
 
-def test_code_in_cpp_that_fails_does_not_hide_why():
-    def fail(_images: torch.Tensor) -> None:
-        raise RuntimeError("aoti_torch_empty_strided(…) API call failed at x.main.cpp, line 9")
+def fail_in_cpp(_images: torch.Tensor) -> None:
+    raise RuntimeError("aoti_torch_empty_strided(…) API call failed at x.main.cpp, line 9")
 
+
+def test_code_in_cpp_that_fails_does_not_hide_why():
     made = Compiled(Fails(), without_python=True)
-    made._call = fail
+    made._call = fail_in_cpp
     with pytest.raises(torch.OutOfMemoryError, match="1 TiB"):
         made(torch.rand(2, 3, 4, 4))
     well = Compiled(Brightness(), without_python=True)
-    well._call = fail
+    well._call = fail_in_cpp
     run(well, (2, 3, 4, 4))
 
 
