@@ -16,6 +16,7 @@ from batchserve.administration import Administration
 from batchserve.batch import Batch, Fault
 from batchserve.config import Config
 from batchserve.config_file import config_path, valid_config
+from batchserve.crew import CREW
 from batchserve.decoding import CodecPool
 from batchserve.errors import StartupError
 from batchserve.greeting import greeting
@@ -60,6 +61,8 @@ logger = logging.getLogger("batchserve")
 # Gunicorn's code for a worker that cannot start: the master stops instead of trying for ever.
 WORKER_BOOT_ERROR = 3
 LOOK_SECONDS = 0.5
+# How often connections are shared out anew.
+SPREAD_SECONDS = 1.0
 
 
 async def create_app() -> web.AppRunner:
@@ -151,6 +154,7 @@ def _open_later(app: web.Application, config: Config) -> Door:
     door = Door(
         app,
         AccessLog(cast("logging.Logger", lines), server.log_format) if server.accesslog else None,
+        CREW,
         # A client who hangs up takes its items out of the queue.
         handler_cancellation=True,
         shutdown_timeout=max(SHORTEST_S, server.drain_seconds),
@@ -171,7 +175,13 @@ def _open_later(app: web.Application, config: Config) -> Door:
             await asyncio.sleep(LOOK_SECONDS)
         leaving.replace_worker(lost)
 
-    app.cleanup_ctx.append(meanwhile(attend))
+    async def spread(_app: web.Application) -> None:
+        await door.opened()
+        while True:
+            traffic.surplus = door.surplus()
+            await asyncio.sleep(SPREAD_SECONDS)
+
+    app.cleanup_ctx.extend([meanwhile(attend), meanwhile(spread)])
     app.on_cleanup.append(lambda _app: lines.close())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.step_down)
     return door

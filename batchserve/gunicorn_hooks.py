@@ -7,9 +7,11 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
+from batchserve.crew import CREW
 from batchserve.lineage import LINEAGE
 from batchserve.signals import STOP_SIGNALS
 
@@ -65,9 +67,21 @@ def _let_wait(arbiter: Any) -> None:
     arbiter.cfg.set("graceful_timeout", seconds)
 
 
+def pre_fork(_arbiter: Any, worker: Any) -> None:
+    """In the master, before each worker."""
+    worker.batchserve_place = CREW.reserve()
+
+
+def child_exit(_arbiter: Any, worker: Any) -> None:
+    """In the master, of a worker that is no more, however it ended."""
+    CREW.release(worker.batchserve_place)
+
+
 def post_fork(_arbiter: Any, worker: Any) -> None:
     """In each worker, first of all."""
     _watch_boot(worker)
+    if worker.cfg.workers > 1:
+        _share_connections(worker)
     LINEAGE.first = worker.age == 1
     # aiohttp's worker would leave at once, without a word to those that are connected.
     LINEAGE.max_requests, worker.max_requests = worker.max_requests, sys.maxsize
@@ -91,6 +105,16 @@ def worker_exit(_arbiter: Any, worker: Any) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     stopped = signal.sigtimedwait(STOP_SIGNALS, RETRY_S)
     raise SystemExit(0 if stopped and not LINEAGE.ever_ready else RETRY_CODE)
+
+
+def _share_connections(worker: Any) -> None:
+    """Leave nothing for aiohttp's worker to listen on."""
+    sockets, worker.sockets = [listener.sock for listener in worker.sockets], []
+    for sock in sockets:
+        # As the worker would have done.
+        sock.set_inheritable(False)
+    make_tls = partial(worker._create_ssl_context, worker.cfg)  # noqa: SLF001 - nobody else knows how
+    CREW.listen_on(sockets, make_tls if worker.cfg.is_ssl else None)
 
 
 def _watch_boot(worker: Any) -> None:

@@ -78,9 +78,10 @@ def gunicorn_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         "on_exit": lambda _arbiter: _remove_metrics(),
         "when_ready": gunicorn_hooks.when_ready,
         "on_reload": gunicorn_hooks.on_reload,
+        "pre_fork": gunicorn_hooks.pre_fork,
         "post_fork": gunicorn_hooks.post_fork,
         "worker_exit": gunicorn_hooks.worker_exit,
-        "child_exit": lambda _arbiter, worker: _forget(server, worker.pid),
+        "child_exit": lambda arbiter, worker: _forget(server, arbiter, worker),
     }
 
 
@@ -239,14 +240,15 @@ def _share_metrics() -> None:
     atexit.register(clean_up)
 
 
-def _forget(server: ServerConfig, pid: int) -> None:
+def _forget(server: ServerConfig, arbiter: Any, worker: Any) -> None:
     """In the master, of a worker that is no more, however it ended."""
-    _forget_gauges(pid)
+    gunicorn_hooks.child_exit(arbiter, worker)
+    _forget_gauges(worker.pid)
     if server.admin_token is None:
         return
     try:
         store = open_store(server.state)
-        store.forget(f"{LINEAGE.server}.{pid}")
+        store.forget(f"{LINEAGE.server}.{worker.pid}")
         store.close()
     except StoreError as error:
         # It is forgotten a little later.

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from gunicorn.config import Config
 
 from batchserve import gunicorn_hooks
+from batchserve.crew import Crew
 from batchserve.lineage import Lineage
 from batchserve.signals import STOP_SIGNALS
 
@@ -97,8 +99,67 @@ def test_of_two_workers_that_cannot_start_one_ends_the_server(lineage, monkeypat
 def test_the_first_worker_knows_that_it_is(lineage, monkeypatch):
     monkeypatch.setattr(gunicorn_hooks, "_watch_boot", lambda worker: None)
     for age, first in ((1, True), (2, False)):
-        gunicorn_hooks.post_fork(None, SimpleNamespace(age=age, max_requests=5))
+        gunicorn_hooks.post_fork(None, SimpleNamespace(age=age, max_requests=5, cfg=Config()))
         assert lineage.first is first
+
+
+@pytest.fixture
+def crew(monkeypatch: pytest.MonkeyPatch) -> Crew:
+    """Return a crew that is this test's own."""
+    own = Crew()
+    monkeypatch.setattr(gunicorn_hooks, "CREW", own)
+    monkeypatch.setattr(gunicorn_hooks, "_watch_boot", lambda worker: None)
+    return own
+
+
+def make_worker(workers: int, **settings: Any) -> Any:
+    cfg = Config()
+    for name, value in {"workers": workers, **settings}.items():
+        cfg.set(name, value)
+    sock = socket.socket()
+    sock.set_inheritable(True)
+    return SimpleNamespace(
+        age=2,
+        max_requests=5,
+        cfg=cfg,
+        sockets=[SimpleNamespace(sock=sock)],
+        _create_ssl_context=lambda cfg: f"made of {cfg.certfile}",
+    )
+
+
+def test_several_workers_listen_as_a_crew(crew):
+    worker = make_worker(2)
+    (listener,) = worker.sockets
+    gunicorn_hooks.post_fork(None, worker)
+    assert (crew.sockets, crew.make_tls) == ([listener.sock], None)
+    assert not worker.sockets  # those on which aiohttp's worker would listen
+    assert not listener.sock.get_inheritable()
+    listener.sock.close()
+
+
+def test_several_workers_listen_with_tls(crew, tmp_path):
+    certificate = tmp_path / "cert.pem"
+    certificate.touch()
+    worker = make_worker(2, certfile=str(certificate))
+    gunicorn_hooks.post_fork(None, worker)
+    assert crew.make_tls() == f"made of {certificate}"
+    crew.sockets[0].close()
+
+
+def test_a_single_worker_listens_as_aiohttps_does(crew):
+    worker = make_worker(1)
+    gunicorn_hooks.post_fork(None, worker)
+    assert not crew.sockets
+    worker.sockets[0].sock.close()
+
+
+def test_the_place_of_a_worker_that_ended_is_anothers(crew):
+    workers = [SimpleNamespace() for _ in range(3)]
+    gunicorn_hooks.pre_fork(None, workers[0])
+    gunicorn_hooks.pre_fork(None, workers[1])
+    gunicorn_hooks.child_exit(None, workers[0])
+    gunicorn_hooks.pre_fork(None, workers[2])
+    assert [worker.batchserve_place for worker in workers] == [0, 1, 0]
 
 
 @pytest.mark.usefixtures("_signals_as_before")

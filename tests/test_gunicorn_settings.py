@@ -107,7 +107,7 @@ def test_a_worker_that_is_gone_is_forgotten(environ, tmp_path):
     store = open_store(str(tmp_path / "batchserve-state.db"))
     for pid in (17, 18):
         store.report(f"{LINEAGE.server}.{pid}", "ready", 1000)
-    gunicorn_settings(environ)["child_exit"](None, SimpleNamespace(pid=17))
+    gunicorn_settings(environ)["child_exit"](None, SimpleNamespace(pid=17, batchserve_place=0))
     assert store.read().reports.keys() == {f"{LINEAGE.server}.18"}
     store.close()
 
@@ -117,7 +117,7 @@ def test_a_worker_that_cannot_be_forgotten_now_is_so_later(environ, caplog):
         "BATCHSERVE_SERVER__ADMIN_TOKEN": "correct-horse-battery",
         "BATCHSERVE_SERVER__STATE": "redis://127.0.0.1:1/0",
     }
-    gunicorn_settings(environ)["child_exit"](None, SimpleNamespace(pid=17))
+    gunicorn_settings(environ)["child_exit"](None, SimpleNamespace(pid=17, batchserve_place=0))
     assert "Redis at 127.0.0.1:1/0 cannot be used" in caplog.text
 
 

@@ -32,7 +32,7 @@ BATCHING = [
 ]
 LAYERS = [
     [
-        *("errors", "memory", "signals", "lineage", "systemd"),
+        *("errors", "memory", "signals", "lineage", "crew", "systemd"),
         *("addresses", "quantiles", "cores", "urls", "mistakes"),
     ],
     ["importing", "leaving", "stores", "history", "samples", "plotting"],

@@ -70,6 +70,18 @@ def scenario(steps: Callable[[], Awaitable[None]]) -> Callable[[], None]:
     return run
 
 
+def test_so_many_answers_end_their_connections_as_there_are_too_many():
+    traffic = Traffic()
+    traffic.surplus = 2
+    assert [traffic.sees_off() for _ in range(4)] == [True, True, False, False]
+
+
+def test_a_worker_that_leaves_ends_all_connections():
+    traffic = Traffic()
+    traffic.dismissing, traffic.surplus = True, 1
+    assert [traffic.sees_off() for _ in range(3)] == [True, True, True]
+
+
 @scenario
 async def test_a_stop_is_not_ready_at_once_and_serves_on_for_the_grace():
     worker = Worker()

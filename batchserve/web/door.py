@@ -1,18 +1,21 @@
 """The worker's sockets: aiohttp's runner, which can leave in steps."""
 
 import asyncio
-import select
 import signal
 import socket
+import ssl
 from contextlib import ExitStack
 from typing import Any, cast
 
 from aiohttp import web
 
+from batchserve.crew import Crew
 from batchserve.web.access_log import AccessLog
+from batchserve.web.balance import Surplus
 from batchserve.web.fast_path.server import FastPath
 from batchserve.web.handshakes import no_newcomers
 from batchserve.web.keys import CONFIG, FAST_PATH, REPOSITORY
+from batchserve.web.listener import Listener, somebody_waits
 
 # How often to look whether the worker has begun to listen.
 LOOK_S = 0.05
@@ -32,11 +35,17 @@ class Door(web.AppRunner):
     Args:
         app: what is served.
         access_log: None: there is none.
+        crew: on whose sockets to listen, in turn with the others; None: on those of aiohttp's
+            sites.
         options: as for aiohttp's.
     """
 
     def __init__(
-        self, app: web.Application, access_log: AccessLog | None = None, **options: Any
+        self,
+        app: web.Application,
+        access_log: AccessLog | None = None,
+        crew: Crew | None = None,
+        **options: Any,
     ) -> None:
         if access_log is not None:
             options["access_log_class"] = AccessLog
@@ -44,7 +53,17 @@ class Door(web.AppRunner):
         logger = access_log and access_log.logger
         super().__init__(app, access_log=logger, **options)
         self._entries = access_log
+        self._crew = crew
+        self._surplus = crew and Surplus(crew)
         self._closed = False
+
+    async def setup(self) -> None:
+        """Make the server, and begin to listen."""
+        await super().setup()
+        if self._crew is not None:
+            tls = self._crew.make_tls and self._crew.make_tls()
+            for sock in self._crew.sockets:
+                await SharedSite(self, sock, tls, self._crew).start()
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
@@ -53,6 +72,15 @@ class Door(web.AppRunner):
             return server
         config, repository = self.app[CONFIG].server, self.app[REPOSITORY]
         return cast("web.Server", FastPath(server, config, repository, services, self._entries))
+
+    def count(self) -> int:
+        """Return how many connections there are."""
+        server: Any = self.server
+        return server.count() if isinstance(server, FastPath) else len(server.connections)
+
+    def surplus(self) -> int:
+        """Return how many connections to let go of, so that other workers get them."""
+        return self._surplus.now(self.count()) if self._surplus and not self._closed else 0
 
     async def opened(self) -> None:
         """Return once connections are accepted, or were."""
@@ -67,15 +95,20 @@ class Door(web.AppRunner):
         """
         with ExitStack() as stack:
             if for_good:
-                for sock in self._listeners():
+                for sock in self._sockets():
                     stack.enter_context(no_newcomers(sock.fileno()))
                 await asyncio.sleep(HANDSHAKE_S)
+            for server in self._servers():
+                if isinstance(server, Listener):
+                    server.accept_all()
             for _ in range(TURNS_TO_ACCEPT):
-                if not self._somebody_waits():
+                if not somebody_waits(*self._sockets()):
                     break
                 await asyncio.sleep(0)
             for site in self.sites:
                 await site.stop()
+        if self._crew is not None:
+            self._crew.close()
         self._closed = True
 
     def leave(self, within_s: float) -> None:
@@ -92,12 +125,33 @@ class Door(web.AppRunner):
         signal.setitimer(signal.ITIMER_REAL, 2 * self._shutdown_timeout + STUCK_S)
         signal.raise_signal(signal.SIGQUIT)
 
-    def _somebody_waits(self) -> bool:
-        poll = select.poll()
-        for sock in self._listeners():
-            poll.register(sock.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+    def _sockets(self) -> list[socket.socket]:
+        return [sock for server in self._servers() for sock in server.sockets]
 
-    def _listeners(self) -> list[socket.socket]:
-        servers = [cast("asyncio.Server", site._server) for site in self.sites]  # noqa: SLF001 - as `addresses` does
-        return [sock for server in servers for sock in server.sockets]
+    def _servers(self) -> list[asyncio.Server | Listener]:
+        return [cast("asyncio.Server", site._server) for site in self.sites]  # noqa: SLF001 - as `addresses` does
+
+
+class SharedSite(web.SockSite):
+    """aiohttp's site, for a socket that workers share.
+
+    Args:
+        door: whose server connections are for.
+        sock: which listens.
+        tls: None: connections have none.
+        crew: the workers.
+    """
+
+    def __init__(
+        self, door: Door, sock: socket.socket, tls: ssl.SSLContext | None, crew: Crew
+    ) -> None:
+        super().__init__(door, sock, ssl_context=tls)
+        self._crew = crew
+        self._count = door.count
+
+    async def start(self) -> None:
+        """Listen; nobody is accepted before the loop turns."""
+        await web.BaseSite.start(self)
+        server = cast("web.Server", self._runner.server)
+        listener = Listener(self._sock, server, self._ssl_context, self._crew, self._count)
+        self._server = cast("asyncio.Server", listener)

@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 @web.middleware
 async def see_off(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count what is in progress; have clients use another connection if this worker leaves."""
+    """Count what is in progress; have clients use another connection if this worker says so."""
     traffic = request.app[TRAFFIC]
     with traffic:
         response = await handler(request)
-        if traffic.dismissing:
+        if traffic.sees_off():
             response.force_close()
         return response
 

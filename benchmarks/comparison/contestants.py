@@ -20,6 +20,8 @@ from comparison.wrk import Load, run_wrk
 START_S = 600
 POLL_S = 0.2
 ANSWER_S = 30
+# A server that uses less of a core has started; some have a second worker that compiles longer.
+IDLE, LOOK_S, SETTLE_S = 0.5, 1.0, 120.0
 WARM_CLIENTS = 16
 
 
@@ -82,13 +84,14 @@ class Running:
         )
 
     def make_ready(self, reference: Reference) -> None:
-        """Wait for the first answer, compare several with the model's, and warm up.
+        """Wait until all its processes are there, compare several with the model's, and warm up.
 
         Raises:
             Failed: there is none, or one is wrong.
         """
         try:
             self._wait(reference.payloads[0])
+            self._settle()
             if self._server.checked:
                 self._check(reference)
             self._body.write_bytes(self._server.body(self._job.workload, reference.payloads[0]))
@@ -109,6 +112,19 @@ class Running:
             except (requests.ConnectionError, requests.Timeout):
                 pass
             time.sleep(POLL_S)
+
+    def _settle(self) -> None:
+        """Wait for the processes that are not ready when the first one answers."""
+        give_up_s = time.monotonic() + SETTLE_S
+        while time.monotonic() < give_up_s:
+            before = self._cpu_s()
+            time.sleep(LOOK_S)
+            if self._cpu_s() - before < IDLE * LOOK_S:
+                return
+
+    def _cpu_s(self) -> float:
+        used = cpu_by_process(self._started.process.pid).values()
+        return sum(cpu.main_s + cpu.others_s for cpu in used)
 
     def _check(self, reference: Reference) -> None:
         tolerance = reference.tolerance(tuned=self._server.tuned)

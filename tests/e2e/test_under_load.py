@@ -109,6 +109,34 @@ def test_max_requests_fails_nobody(launch, command, settings):
     assert_nothing_failed(load)
 
 
+def connections(server: Server) -> list[int]:
+    """Return how many connections each worker has."""
+    port = int(server.base.rpartition(":")[2])
+    return [
+        sum(
+            c.laddr.port == port for c in worker.net_connections("tcp") if c.status == "ESTABLISHED"
+        )
+        for worker in server.workers()
+    ]
+
+
+def test_connections_that_are_kept_are_shared_out_also_after_a_kill(launch):
+    server = launch(DOUBLE, server=TWO)
+    server.wait_ready(2)
+    with Load(server.base, kept=12, thinking=0, fresh=0) as load:
+        wait_for(lambda: sum(connections(server)) == 12, server)
+        assert min(connections(server)) >= 5
+        server.workers()[0].kill()
+        # Those that were connected to it come back to the other one.
+        wait_for(lambda: sorted(connections(server)) == [0, 12], server)
+        server.wait_ready(3)
+        wait_for(lambda: min(connections(server)) >= 5, server)
+        lost = len(load.lost)
+        assert lost <= 7
+        wait_for(lambda: load.answered["kept"] > 1000, server)
+    assert len(load.lost) == lost
+
+
 def test_kill_9_fails_those_only_who_are_connected_to_that_worker(launch):
     server = launch(DOUBLE, server=TWO)
     with Load(server.base) as load:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 # Of what a client sends ahead of its answers.
 MOST_AHEAD = 2**18
+# What is to be said of a connection that ends, or that does not (RFC 9112, 9.3).
+CONNECTION = {
+    ("1.0", False): "Connection: keep-alive\r\n",
+    ("1.1", True): "Connection: close\r\n",
+}
 # As aiohttp does.
 IDLE_S = 3630.0
 
@@ -169,13 +174,14 @@ class Connection(asyncio.Protocol):
 
 
 def _message(exchange: Exchange, body: bytes, *, ends: bool) -> bytes:
+    http = exchange.head.http
     headers = "".join([f"{name}: {value}\r\n" for name, value in exchange.headers.items()])
     head = (
-        f"HTTP/1.1 {_status(exchange.status)}\r\nContent-Type: application/json\r\n{headers}"
+        f"HTTP/{http} {_status(exchange.status)}\r\nContent-Type: application/json\r\n{headers}"
         f"X-Request-Id: {exchange.request_id}\r\nContent-Length: {len(body)}\r\n"
         f"Date: {_date(int(time.time()))}\r\nServer: {SERVER_SOFTWARE}\r\n"
     )
-    return (head + ("Connection: close\r\n\r\n" if ends else "\r\n")).encode() + body
+    return (head + CONNECTION.get((http, ends), "") + "\r\n").encode() + body
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import HttpVersion11, hdrs
+from aiohttp import HttpVersion10, HttpVersion11, hdrs
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
@@ -18,6 +18,8 @@ from batchserve.web.authority import check_key
 from batchserve.web.formats import FORMATS, JSON, names_of
 from batchserve.web.terms import Stated, stated_in
 
+# `ab` and, before 1.30, nginx as a proxy speak the first.
+VERSIONS = (HttpVersion10, HttpVersion11)
 PATH = re.compile(r"/(?:models/([A-Za-z0-9._-]+)/(?:versions/([A-Za-z0-9._-]+)/)?)?predict")
 # Of a body that is there.
 LENGTH = re.compile(r"[1-9][0-9]{0,8}")
@@ -41,6 +43,7 @@ class Head:
         size: bytes of the body.
         stated: of time and priority.
         request_id: that the client gave it; None: none that could be repeated.
+        http: the version that the client speaks.
         keep_alive: whether the client will go on using the connection.
         forwarded_for: whom a proxy says that it asks for.
     """
@@ -51,6 +54,7 @@ class Head:
     size: int
     stated: Stated
     request_id: str | None
+    http: str
     keep_alive: bool
     forwarded_for: str
 
@@ -63,7 +67,7 @@ def read_head(data: bytes, server: ServerConfig) -> Head | None:
         server: whose keys there may be.
     """
     message = _parse(data)
-    if message is None or message.method != hdrs.METH_POST or message.version != HttpVersion11:
+    if message is None or message.method != hdrs.METH_POST or message.version not in VERSIONS:
         return None
     path, headers = PATH.fullmatch(message.path), message.headers
     length = headers.getall(hdrs.CONTENT_LENGTH, ())
@@ -83,6 +87,7 @@ def read_head(data: bytes, server: ServerConfig) -> Head | None:
         int(length[0]),
         stated,
         stated_id(headers),
+        f"{message.version.major}.{message.version.minor}",
         not message.should_close,
         behind_proxy(headers),
     )

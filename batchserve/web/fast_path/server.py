@@ -65,6 +65,10 @@ class FastPath:
     def requests_count(self) -> int:
         return self._services.traffic.count
 
+    def count(self) -> int:
+        """Return how many connections there are, aiohttp's too."""
+        return len(self.connections) + len(self.make_aiohttps.connections)
+
     def pre_shutdown(self) -> None:
         for connection in list(self.connections):
             connection.finish()
@@ -99,7 +103,7 @@ class FastPath:
 
     def ends_after(self, exchange: Exchange) -> bool:
         """Whether a connection ends with this answer."""
-        return self._services.traffic.dismissing or not exchange.head.keep_alive
+        return not exchange.head.keep_alive or self._services.traffic.sees_off()
 
     def log(self, exchange: Exchange, peer: str, size: int) -> None:
         """Write a line of the access log."""

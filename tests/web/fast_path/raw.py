@@ -19,19 +19,21 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: Any
+    http: str = "HTTP/1.1"
 
 
 def request(
     body: bytes = b'{"input": [1.0]}',
     path: str = "/predict",
     method: str = "POST",
+    http: str = "HTTP/1.1",
     **headers: str,
 ) -> bytes:
     """Return a request; `X_Priority="bulk"` is a header."""
     stated = {"Host": "here", "Content-Type": "application/json", "Content-Length": str(len(body))}
     stated |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = "".join(f"{name}: {value}\r\n" for name, value in stated.items())
-    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+    return f"{method} {path} {http}\r\n{lines}\r\n".encode() + body
 
 
 def number(value: float, **headers: str) -> bytes:
@@ -46,7 +48,8 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     headers = dict(line.split(": ", 1) for line in lines)
     body = await reader.readexactly(int(headers.get("Content-Length", 0)))
     is_json = headers.get("Content-Type", "").startswith("application/json")
-    return Answer(int(status.split()[1]), headers, json.loads(body) if is_json and body else body)
+    http, number, *_ = status.split()
+    return Answer(int(number), headers, json.loads(body) if is_json and body else body, http)
 
 
 async def talk(client: Client, *pieces: bytes, count: int = 1) -> list[Answer]:

@@ -36,9 +36,27 @@ async def test_what_it_says():
         size=5,
         stated=Stated(250.0, Priority.BULK),
         request_id="mine",
+        http="1.1",
         keep_alive=False,
         forwarded_for="192.0.2.7",
     )
+
+
+@pytest.mark.parametrize(
+    ("http", "connection", "keep_alive"),
+    [
+        ("1.1", "close", False),
+        ("1.1", "keep-alive", True),
+        ("1.0", "close", False),
+        ("1.0", "Keep-Alive", True),
+        ("1.0", "of no meaning", False),
+    ],
+)
+async def test_whether_the_connection_goes_on(http, connection, keep_alive):
+    data = head(LENGTH, f"Connection: {connection}", start=f"POST /predict HTTP/{http}")
+    found = read_head(data, OPEN)
+    assert found is not None
+    assert (found.http, found.keep_alive) == (http, keep_alive)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +78,8 @@ async def test_whom_it_names(path, name, version):
     [
         head(start="GET /predict HTTP/1.1"),
         head(start="HEAD /predict HTTP/1.1"),
-        head(start="POST /predict HTTP/1.0"),
+        head(start="POST /predict HTTP/0.9"),
+        head(start="POST /predict HTTP/2.0"),
         head(start="POST /predict?top_k=1 HTTP/1.1"),
         head(start="POST /predict? HTTP/1.1"),
         head(start="POST /predict#x HTTP/1.1"),

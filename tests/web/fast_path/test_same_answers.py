@@ -38,6 +38,11 @@ REQUESTS = {
     "a charset": request(**{**KEY, "Content_Type": "Application/JSON; charset=utf-8"}),
     "any answer": request(Accept="*/*", **KEY),
     "close": request(Connection="close", **KEY),
+    "HTTP/1.0": request(http="HTTP/1.0", **KEY),
+    "HTTP/1.0 on a connection that is kept": request(
+        http="HTTP/1.0", Connection="keep-alive", **KEY
+    ),
+    "HTTP/1.0, and wrong": request(b"{}", http="HTTP/1.0", Connection="Keep-Alive", **KEY),
     "no key": request(),
     "not JSON": request(b'{"input": [1', **KEY),
     "no input": request(b"{}", **KEY),
@@ -96,7 +101,7 @@ def told(answer: Answer) -> Any:
     body = answer.body
     if isinstance(body, dict) and body.get("code") == "internal_error":
         body = {**body, "error": "…"}
-    return answer.status, headers, body
+    return answer.http, answer.status, headers, body
 
 
 def counted(client: Client) -> dict[str, Any]:
@@ -130,8 +135,8 @@ async def test_both_ways_refuse_the_same_while_draining(both, blockbuster):
         blockbuster.deactivate()
         found.append((told(answer), counted(client)))
     fast, plain = found
-    assert fast[0][0] == 503
-    assert "Retry-After" in fast[0][1]
+    assert fast[0][1] == 503
+    assert "Retry-After" in fast[0][2]
     assert fast == plain
 
 
@@ -139,7 +144,7 @@ async def test_both_ways_fail_the_same_on_a_bug_in_a_task(both, monkeypatch, cap
     monkeypatch.setattr("batchserve.tasks.tensor.holds_text", lambda _: 1 / 0)
     fast, plain = [told((await ask(client, request(**KEY)))[0]) for client in await both()]
     assert fast == plain
-    assert (fast[0], fast[2]["code"]) == (500, "internal_error")
+    assert (fast[1], fast[3]["code"]) == (500, "internal_error")
     assert caplog.text.count("ZeroDivisionError") == 4  # ask sends two
 
 
@@ -148,4 +153,4 @@ async def test_both_ways_fail_the_same_on_an_output_that_cannot_be_encoded(both,
     monkeypatch.setattr("batchserve.tasks.tensor._lists", lambda _: 1 / 0)
     fast, plain = [told((await ask(client, request(**KEY)))[0]) for client in clients]
     assert fast == plain
-    assert (fast[0], fast[2]["code"]) == (500, "model_failed")
+    assert (fast[1], fast[3]["code"]) == (500, "model_failed")
