@@ -76,6 +76,14 @@ async def connect(worker: Worker, count: int) -> tuple[list[asyncio.StreamWriter
     return [writer for _, writer in opened], b"".join(sorted(names))
 
 
+async def connect_one(workers: list[Worker]) -> tuple[list[asyncio.StreamWriter], bytes]:
+    """Connect, and return once the connection counts."""
+    before = sum(len(worker.connections) for worker in workers)
+    client, name = await connect(workers[0], 1)
+    await until(lambda: sum(len(worker.connections) for worker in workers) > before)
+    return client, name
+
+
 async def close(clients: list[asyncio.StreamWriter]) -> None:
     for writer in clients:
         writer.close()
@@ -96,8 +104,7 @@ async def test_connections_one_after_the_other_are_shared_out(workers):
     listeners = [worker.listen() for worker in workers]
     clients = []
     for _ in range(10):
-        clients += (await connect(workers[0], 1))[0]
-        await until(lambda: sum(len(w.connections) for w in workers) == len(clients))
+        clients += (await connect_one(workers))[0]
     assert [len(worker.connections) for worker in workers] == [5, 5]
     await close(clients)
     for listener in listeners:
@@ -111,10 +118,9 @@ async def test_whoever_begins_to_listen_later_gets_what_comes(workers):
     listeners.append(workers[1].listen())
     workers[1].crew.look(0)
     for _ in range(5):
-        more, name = await connect(workers[0], 1)
+        more, name = await connect_one(workers)
         clients += more
         assert name == b"b"
-        await until(lambda: len(workers[0].connections | workers[1].connections) == len(clients))
     await close(clients)
     for listener in listeners:
         listener.close()

@@ -211,11 +211,10 @@ async def test_a_worker_that_leaves_asks_for_another_connection(serve):
     writer.close()
 
 
-@pytest.mark.parametrize("path", ["/predict", "/predict?a=query"])
-async def test_a_worker_with_too_many_connections_ends_some(serve, path):
+@pytest.mark.parametrize("ask", [request(), request(b"", path="/livez", method="GET")])
+async def test_a_worker_with_too_many_connections_ends_some(serve, ask):
     client = await serve(**DOUBLE)
     client.app[TRAFFIC].surplus = 1
-    ask = request(path=path)
     (answer,) = await talk(client, ask)
     assert (answer.status, answer.headers["Connection"]) == (200, "close")
     kept = await talk(client, ask + ask, count=2)
