@@ -178,7 +178,7 @@ def _open_later(app: web.Application, config: Config) -> Door:
     async def spread(_app: web.Application) -> None:
         await door.opened()
         while True:
-            traffic.surplus = door.surplus()
+            door.spread()
             await asyncio.sleep(SPREAD_SECONDS)
 
     app.cleanup_ctx.extend([meanwhile(attend), meanwhile(spread)])

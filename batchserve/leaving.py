@@ -39,7 +39,7 @@ class Traffic:
 
     Attributes:
         dismissing: answers ask the client to use another connection next time.
-        surplus: how many answers do so, if not all.
+        surplus: the connections whose answers do so, if not all.
         draining: why readiness is to fail, if it is.
     """
 
@@ -47,7 +47,7 @@ class Traffic:
         self.in_progress = 0
         self.count = 0
         self.dismissing = False
-        self.surplus = 0
+        self.surplus: set[Any] = set()
         self.draining = ""
         self.on_enough: Callable[[], None] = lambda: None
         self._max_requests = max_requests
@@ -58,12 +58,9 @@ class Traffic:
         if self.count == self._max_requests:
             self.on_enough()
 
-    def sees_off(self) -> bool:
-        """Return whether an answer ends its connection; called once for each that need not."""
-        if self.surplus and not self.dismissing:
-            self.surplus -= 1
-            return True
-        return self.dismissing
+    def sees_off(self, connection: object) -> bool:
+        """Return whether this answer is to be the last one on its connection."""
+        return self.dismissing or connection in self.surplus
 
     def __exit__(
         self,

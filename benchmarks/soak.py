@@ -7,7 +7,8 @@ seconds. Every input is unique, and its answer tells which it belongs to. Only r
 connections of a killed worker may go unanswered: it is stopped first, and they are noted.
 
 Exits with 1 if a request was lost or answered wrongly, if anything is left in the queue in the end,
-or if memory grew by 1 % (judged if there was time to tell).
+or if memory grew by 1 %. That is judged once each worker has all the batches in memory that it
+keeps for `/debug/batches`, which takes some five minutes: with `--minutes 16` or more.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from rich.progress import Progress
 from rich.table import Table
 from serving import Server, serving
 from soak_client import Client, Mix, Tally
+
+from batchserve.trace import MOST_BATCHES
 
 WORKERS, BATCH = 2, 8
 ITEMS_PER_REQUEST = 1.3  # of the mix
@@ -56,7 +60,9 @@ CONFIG: dict[str, Any] = {
 STEADY_SHARE = 0.4  # of the time there are no kills
 SAMPLE_S = 2.0
 HEARD_S = 2.0  # a worker that was heard of so lately is serving
-# Memory is judged over at least so long, by the mean of a third of the samples each.
+# When the batches that are kept for `/debug/batches` are as many as there ever will be.
+FULL_S = 1.1 * MOST_BATCHES * (Witness.FIXED_S + BATCH * Witness.PER_ITEM_S)
+# Memory is judged over at least so long after that, by the mean of a third of the samples each.
 JUDGED_S, GROWTH = 60.0, 0.01
 
 console = Console(soft_wrap=True, highlight=False)
@@ -180,7 +186,9 @@ def report(soak: Soak, steady_s: float, left_over: float) -> bool:
         for pid, samples in soak.memory.items()
         if (grown := describe_memory(pid, samples, steady_s, soak)) is not None
     ]
-    judged = growth if steady_s >= JUDGED_S else []
+    if steady_s < FULL_S + JUDGED_S:
+        minutes = ceil((FULL_S + JUDGED_S) / STEADY_SHARE / 60)
+        console.print(f"memory is not judged: that takes --minutes {minutes}")
     console.print(f"workers killed {soak.kills}, reloads {soak.reloads}")
     console.print(f"requests cut off with a killed worker: {tally.cut}")
     console.print(f"left in the queues in the end: {left_over:g}")
@@ -188,7 +196,7 @@ def report(soak: Soak, steady_s: float, left_over: float) -> bool:
         console.print(f"{name}: {len(found)}", style="red" if found else "green")
         for line in found[:10]:
             console.print(f"    {line}")
-    grew = max(judged, default=0.0) >= GROWTH
+    grew = max(growth, default=0.0) >= GROWTH
     if grew:
         console.print(f"memory grew by {GROWTH:.0%} or more", style="red")
     return not (tally.lost or tally.wrong or left_over or grew)
@@ -206,19 +214,19 @@ def answers(tally: Tally) -> Table:
 def describe_memory(
     pid: int, samples: list[tuple[float, float]], steady_s: float, soak: Soak
 ) -> float | None:
-    """Print a process's memory; return its growth if it lived through the phase without kills."""
+    """Print a process's memory; return its growth without kills, if that can be told."""
     name = "master" if pid == soak.server.process.pid else "worker"
     first_s = min(found[0][0] for found in soak.memory.values())
     megabytes = [used for _, used in samples]
-    steady = [used for at_s, used in samples if at_s <= first_s + steady_s]
+    steady = [used for at_s, used in samples if first_s + FULL_S <= at_s <= first_s + steady_s]
     third = len(steady) // 3
-    if samples[0][0] > first_s or not third:
+    if samples[0][0] > first_s or steady_s < FULL_S + JUDGED_S or not third:
         console.print(f"{name} {pid}: {megabytes[0]:.1f} to {megabytes[-1]:.1f} MB (USS)")
         return None
-    before, after = sum(steady[third : 2 * third]) / third, sum(steady[-third:]) / third
+    before, after = sum(steady[:third]) / third, sum(steady[-third:]) / third
     console.print(
-        f"{name} {pid}: {megabytes[0]:.1f} to {megabytes[-1]:.1f} MB (USS); after warm-up and "
-        f"without kills {before:.1f} to {after:.1f} MB, {after / before - 1:+.2%}"
+        f"{name} {pid}: {megabytes[0]:.1f} to {megabytes[-1]:.1f} MB (USS); once full, and "
+        f"without kills, {before:.1f} to {after:.1f} MB, {after / before - 1:+.2%}"
     )
     return after / before - 1
 

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from batchserve.crew import Crew
 from batchserve.web.access_log import AccessLog
-from batchserve.web.balance import Surplus
+from batchserve.web.balance import Surplus, choose
 from batchserve.web.fast_path.server import FastPath
 from batchserve.web.handshakes import no_newcomers
-from batchserve.web.keys import CONFIG, FAST_PATH, REPOSITORY
+from batchserve.web.keys import CONFIG, FAST_PATH, REPOSITORY, TRAFFIC
 from batchserve.web.listener import Listener, somebody_waits
 
 # How often to look whether the worker has begun to listen.
@@ -22,7 +22,9 @@ LOOK_S = 0.05
 # What a connection that has begun takes to be one: a round trip.
 HANDSHAKE_S = 0.05
 # Enough for the connections of a full backlog, if not for those that never cease to come.
-TURNS_TO_ACCEPT = 1000
+TURNS_TO_ACCEPT = 5000
+# As many connections as a worker that leaves says that it has, so that it gets no more.
+MANY = 2**30
 # To aiohttp, no time at all is any time.
 SHORTEST_S = 0.1
 # What is left of the process so long after its requests is stuck.
@@ -54,7 +56,8 @@ class Door(web.AppRunner):
         super().__init__(app, access_log=logger, **options)
         self._entries = access_log
         self._crew = crew
-        self._surplus = crew and Surplus(crew)
+        self._surplus = Surplus(crew) if crew is not None and crew.sockets else None
+        self._listeners: list[Listener] = []
         self._closed = False
 
     async def setup(self) -> None:
@@ -63,7 +66,9 @@ class Door(web.AppRunner):
         if self._crew is not None:
             tls = self._crew.make_tls and self._crew.make_tls()
             for sock in self._crew.sockets:
-                await SharedSite(self, sock, tls, self._crew).start()
+                site = SharedSite(self, sock, tls, self._crew)
+                await site.start()
+                self._listeners.append(site.listener)
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
@@ -74,13 +79,22 @@ class Door(web.AppRunner):
         return cast("web.Server", FastPath(server, config, repository, services, self._entries))
 
     def count(self) -> int:
-        """Return how many connections there are."""
-        server: Any = self.server
-        return server.count() if isinstance(server, FastPath) else len(server.connections)
+        """Return how many connections there are, in the eyes of the other workers."""
+        if self.app[TRAFFIC].dismissing:
+            return MANY
+        return len(self._connections()) + sum(len(found.opening) for found in self._listeners)
 
-    def surplus(self) -> int:
-        """Return how many connections to let go of, so that other workers get them."""
-        return self._surplus.now(self.count()) if self._surplus and not self._closed else 0
+    def spread(self) -> None:
+        """Mark connections that are to end with their next answer, so that other workers get them.
+
+        Called from time to time.
+        """
+        traffic, count = self.app[TRAFFIC], 0
+        if self._surplus and self.sites and all(found.is_able for found in self._listeners):
+            count = self._surplus.count(self.count())
+        traffic.surplus = (
+            set(choose(traffic.surplus, count, self._connections())) if count else set()
+        )
 
     async def opened(self) -> None:
         """Return once connections are accepted, or were."""
@@ -98,18 +112,21 @@ class Door(web.AppRunner):
                 for sock in self._sockets():
                     stack.enter_context(no_newcomers(sock.fileno()))
                 await asyncio.sleep(HANDSHAKE_S)
-            for server in self._servers():
-                if isinstance(server, Listener):
-                    server.accept_all()
+            for listener in self._listeners:
+                listener.accept_all()
             for _ in range(TURNS_TO_ACCEPT):
                 if not somebody_waits(*self._sockets()):
                     break
                 await asyncio.sleep(0)
             for site in self.sites:
                 await site.stop()
-        if self._crew is not None:
-            self._crew.close()
         self._closed = True
+
+    async def cleanup(self) -> None:
+        """End whatever is left, as aiohttp's runner does."""
+        await super().cleanup()
+        for listener in self._listeners:
+            listener.abandon()
 
     def leave(self, within_s: float) -> None:
         """Let aiohttp's worker finish, as on SIGQUIT.
@@ -125,11 +142,13 @@ class Door(web.AppRunner):
         signal.setitimer(signal.ITIMER_REAL, 2 * self._shutdown_timeout + STUCK_S)
         signal.raise_signal(signal.SIGQUIT)
 
-    def _sockets(self) -> list[socket.socket]:
-        return [sock for server in self._servers() for sock in server.sockets]
+    def _connections(self) -> list[asyncio.Protocol]:
+        server: Any = self.server
+        return server.all_connections() if isinstance(server, FastPath) else server.connections
 
-    def _servers(self) -> list[asyncio.Server | Listener]:
-        return [cast("asyncio.Server", site._server) for site in self.sites]  # noqa: SLF001 - as `addresses` does
+    def _sockets(self) -> list[socket.socket]:
+        servers = [cast("asyncio.Server", site._server) for site in self.sites]  # noqa: SLF001 - as `addresses` does
+        return [sock for server in servers for sock in server.sockets]
 
 
 class SharedSite(web.SockSite):
@@ -153,5 +172,10 @@ class SharedSite(web.SockSite):
         """Listen; nobody is accepted before the loop turns."""
         await web.BaseSite.start(self)
         server = cast("web.Server", self._runner.server)
-        listener = Listener(self._sock, server, self._ssl_context, self._crew, self._count)
-        self._server = cast("asyncio.Server", listener)
+        self.listener = Listener(self._sock, server, self._ssl_context, self._crew, self._count)
+        self._server = cast("asyncio.Server", self.listener)
+
+    async def stop(self) -> None:
+        """Listen no more, and tell the other workers."""
+        await super().stop()
+        self._crew.close()

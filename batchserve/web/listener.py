@@ -5,6 +5,8 @@ import logging
 import select
 import socket
 import ssl
+import struct
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,9 @@ from batchserve.web.balance import Turn
 PAUSE_S = 0.001
 # How long to wait for file descriptors or memory, as asyncio does.
 RETRY_S = 1.0
+
+# Where Linux tells it of a socket that listens: tcpi_unacked (linux/tcp.h, tcp_get_info).
+WAITING_AT, WAITING = 24, struct.Struct("I")
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +32,12 @@ class Listener:
         make_protocol: what a connection is for.
         tls: None: connections have none.
         crew: all the workers.
-        count: returns how many connections this worker has.
+        count: returns how many connections this worker has, with those that are being opened.
 
     Attributes:
         sockets: the one that listens; none once it is closed.
+        opening: the connections that are accepted, and not yet there.
+        is_able: there are file descriptors and memory for another connection.
     """
 
     def __init__(
@@ -42,6 +49,9 @@ class Listener:
         count: Callable[[], int],
     ) -> None:
         self.sockets: tuple[socket.socket, ...] = (sock,)
+        self.opening: set[asyncio.Task[Any]] = set()
+        self.is_able = True
+        self._crew = crew
         self._sock = sock
         self._make_protocol = make_protocol
         self._tls = tls
@@ -49,7 +59,7 @@ class Listener:
         self._count = count
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._opening: set[asyncio.Task[Any]] = set()
+        crew.look(0)
         self._loop.add_reader(sock, self._look)
 
     def close(self) -> None:
@@ -59,6 +69,11 @@ class Listener:
             self._stop_looking()
             self._sock.close()
 
+    def abandon(self) -> None:
+        """Let go of connections that are still being opened."""
+        for task in self.opening:
+            task.cancel()
+
     def accept_all(self) -> None:
         """From now on, leave nothing to others."""
         self._turn = None
@@ -66,27 +81,40 @@ class Listener:
             self._look_again()
 
     def _look(self) -> None:
-        connections = self._count() + len(self._opening)
-        if self._turn is not None and not self._turn.has_come(connections, self._loop.time()):
+        connections, waiting = self._count(), count_waiting(self._sock)
+        share = self._turn.share(connections, waiting, self._loop.time()) if self._turn else waiting
+        if not share:
             self._pause(PAUSE_S)
             return
+        self.is_able = True
+        count = 0
+        while count < share and self._accept():
+            count += 1
+        if self._turn and self.is_able:
+            self._turn.has_accepted(count, connections + count, self._loop.time())
+
+    def _accept(self) -> bool:
+        """Accept a connection; return whether there was one."""
         try:
             sock, _ = self._sock.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             # Another worker was faster, or the client has gone.
-            return
+            return False
         except OSError as error:
             logger.error("no connection can be accepted: %s; again in %d s", error, RETRY_S)  # noqa: TRY400
+            self.is_able = False
+            self._crew.close()
             self._pause(RETRY_S)
-            return
+            return False
         sock.setblocking(False)
         opening = self._loop.connect_accepted_socket(self._make_protocol, sock, ssl=self._tls)
         task = self._loop.create_task(opening)
-        self._opening.add(task)
+        self.opening.add(task)
         task.add_done_callback(self._opened)
+        return True
 
     def _opened(self, task: "asyncio.Task[Any]") -> None:
-        self._opening.discard(task)
+        self.opening.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, OSError):
             # A client that has hung up, or that does not speak TLS.
@@ -109,6 +137,15 @@ class Listener:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def count_waiting(listening: socket.socket) -> int:
+    """Return how many connections wait to be accepted, if the system tells, and 1 otherwise."""
+    if listening.family == socket.AF_UNIX or not sys.platform.startswith("linux"):
+        return 1
+    info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, WAITING_AT + WAITING.size)
+    (waiting,) = WAITING.unpack_from(info, WAITING_AT)
+    return max(1, int(waiting))
 
 
 def somebody_waits(*listening: socket.socket) -> bool:

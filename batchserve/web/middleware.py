@@ -36,7 +36,7 @@ async def see_off(request: web.Request, handler: Handler) -> web.StreamResponse:
     traffic = request.app[TRAFFIC]
     with traffic:
         response = await handler(request)
-        if traffic.sees_off():
+        if traffic.sees_off(request.protocol):
             response.force_close()
         return response
 

@@ -1,6 +1,7 @@
 """Life and death of workers while clients ask: what is lost, which is nothing but by `kill -9`."""
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -112,29 +113,30 @@ def test_max_requests_fails_nobody(launch, command, settings):
 def connections(server: Server) -> list[int]:
     """Return how many connections each worker has."""
     port = int(server.base.rpartition(":")[2])
-    return [
-        sum(
-            c.laddr.port == port for c in worker.net_connections("tcp") if c.status == "ESTABLISHED"
-        )
-        for worker in server.workers()
-    ]
+    found = []
+    for worker in server.workers():
+        # It may have ended meanwhile.
+        with suppress(psutil.Error):
+            ours = [c for c in worker.net_connections("tcp") if c.laddr.port == port]
+            found.append(sum(c.status == "ESTABLISHED" for c in ours))
+    return found
 
 
 def test_connections_that_are_kept_are_shared_out_also_after_a_kill(launch):
     server = launch(DOUBLE, server=TWO)
     server.wait_ready(2)
     with Load(server.base, kept=12, thinking=0, fresh=0) as load:
-        wait_for(lambda: sum(connections(server)) == 12, server)
-        assert min(connections(server)) >= 5
+        # What is less uneven than 8 to 4 is left as it is.
+        wait_for(lambda: sum(found := connections(server)) == 12 and min(found) >= 4, server)
         server.workers()[0].kill()
         # Those that were connected to it come back to the other one.
         wait_for(lambda: sorted(connections(server)) == [0, 12], server)
         server.wait_ready(3)
-        wait_for(lambda: min(connections(server)) >= 5, server)
         lost = len(load.lost)
-        assert lost <= 7
-        wait_for(lambda: load.answered["kept"] > 1000, server)
-    assert len(load.lost) == lost
+        wait_for(lambda: sum(found := connections(server)) == 12 and min(found) >= 4, server)
+        answered = load.answered["kept"]
+        wait_for(lambda: load.answered["kept"] > answered + 1000, server)
+    assert len(load.lost) == lost <= 8
 
 
 def test_kill_9_fails_those_only_who_are_connected_to_that_worker(launch):

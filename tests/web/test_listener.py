@@ -10,12 +10,14 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batchserve.crew import Crew
 from batchserve.web import listener as module
-from batchserve.web.listener import Listener, somebody_waits
+from batchserve.web.balance import PATIENCE_S
+from batchserve.web.listener import Listener, count_waiting, somebody_waits
 from tests.web.clients import until
 
 
@@ -45,13 +47,14 @@ class Worker:
     connections: set[Greeting] = field(default_factory=set)
 
     def listen(self) -> Listener:
-        return Listener(
+        listener = Listener(
             self.sock,
             lambda: Greeting(self),
             self.tls,
             self.crew,
-            lambda: len(self.connections),
+            lambda: len(self.connections) + len(listener.opening),
         )
+        return listener
 
 
 @pytest.fixture
@@ -93,7 +96,6 @@ async def close(clients: list[asyncio.StreamWriter]) -> None:
 async def test_connections_at_once_are_shared_out(workers):
     listeners = [worker.listen() for worker in workers]
     clients, names = await connect(workers[0], 32)
-    # Those that are being opened may be counted twice, for a moment.
     assert 14 <= names.count(b"a") <= 18
     await close(clients)
     for listener in listeners:
@@ -116,7 +118,6 @@ async def test_whoever_begins_to_listen_later_gets_what_comes(workers):
     clients, names = await connect(workers[0], 6)
     assert names == b"aaaaaa"
     listeners.append(workers[1].listen())
-    workers[1].crew.look(0)
     for _ in range(5):
         more, name = await connect_one(workers)
         clients += more
@@ -126,12 +127,24 @@ async def test_whoever_begins_to_listen_later_gets_what_comes(workers):
         listener.close()
 
 
-async def test_a_worker_that_is_stuck_keeps_nobody_waiting_for_long(workers):
+async def test_for_a_worker_that_is_stuck_one_connection_waits_and_no_more(workers, monkeypatch):
+    monkeypatch.setattr(module, "PAUSE_S", PATIENCE_S)
     listener = workers[0].listen()
+    pauses = []
+    pause = listener._pause
+
+    def note(seconds: float) -> None:
+        pauses.append(seconds)
+        pause(seconds)
+
+    monkeypatch.setattr(listener, "_pause", note)
+    clients, _ = await connect_one(workers)
     workers[1].crew.look(0)
-    clients, names = await connect(workers[0], 8)
+    more, names = await connect(workers[0], 8)
     assert names == 8 * b"a"
-    await close(clients)
+    # The clocks of timers are not the finest.
+    assert pauses in ([PATIENCE_S], 2 * [PATIENCE_S])
+    await close(clients + more)
     listener.close()
 
 
@@ -168,8 +181,8 @@ class OutOfFiles:
     def __init__(self, sock: socket.socket, times: int) -> None:
         self.sock, self.times = sock, times
 
-    def fileno(self) -> int:
-        return self.sock.fileno()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
 
     def accept(self):
         if self.times:
@@ -177,11 +190,21 @@ class OutOfFiles:
             raise OSError(errno.EMFILE, "Too many open files")
         return self.sock.accept()
 
-    def getsockname(self):
-        return self.sock.getsockname()
 
-    def close(self) -> None:
-        self.sock.close()
+async def test_who_waits_is_counted(workers):
+    sock = workers[0].sock
+    assert count_waiting(sock) == 1
+    clients = [socket.create_connection(sock.getsockname()) for _ in range(3)]
+    assert count_waiting(sock) == 3
+    for client in clients:
+        client.close()
+
+
+def test_of_a_unix_socket_the_system_does_not_tell_who_waits(tmp_path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "s"))
+        sock.listen()
+        assert count_waiting(sock) == 1
 
 
 async def test_without_file_descriptors_it_tries_again(workers, monkeypatch, caplog):
@@ -191,7 +214,18 @@ async def test_without_file_descriptors_it_tries_again(workers, monkeypatch, cap
     clients, names = await connect(workers[0], 1)
     assert names == b"a"
     assert caplog.text.count("Too many open files") == 2
+    assert listener.is_able
     await close(clients)
+    listener.close()
+
+
+async def test_a_worker_without_file_descriptors_is_not_waited_for(workers):
+    workers[0].sock = OutOfFiles(workers[0].sock, 1)
+    workers[0].crew.look(0)
+    listener = workers[0].listen()
+    with socket.create_connection(workers[0].sock.getsockname()):
+        await until(lambda: not listener.is_able)
+        assert workers[1].crew.others() == {}
     listener.close()
 
 
@@ -219,6 +253,7 @@ async def test_a_client_that_does_not_speak_tls_harms_nobody(workers, certificat
     listener = workers[0].listen()
     host, port = workers[0].sock.getsockname()
     _, stranger = await asyncio.open_connection(host, port)
+    await until(lambda: listener.opening)
     stranger.write(b"GET / HTTP/1.1\r\n\r\n")
     await until(lambda: "a connection could not be opened" in caplog.text)
     trusting = ssl.create_default_context(cafile=certificate)
@@ -226,7 +261,19 @@ async def test_a_client_that_does_not_speak_tls_harms_nobody(workers, certificat
         host, port, ssl=trusting, server_hostname="localhost"
     )
     assert await reader.readexactly(1) == b"a"
-    assert not listener._opening
+    assert not listener.opening
     await close([client])
     stranger.close()
     listener.close()
+
+
+async def test_a_connection_that_is_never_opened_does_not_outlive_the_server(workers, certificate):
+    workers[0].tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    workers[0].tls.load_cert_chain(certificate)
+    listener = workers[0].listen()
+    _, silent = await asyncio.open_connection(*workers[0].sock.getsockname())
+    await until(lambda: listener.opening)
+    listener.close()
+    listener.abandon()
+    await until(lambda: not listener.opening)
+    silent.close()

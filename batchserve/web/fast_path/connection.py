@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, exchange: Exchange, body: bytes) -> None:
         # What is left of a body that was not read would be taken for a request.
-        ends = self._is_reading or self._is_ending or self._server.ends_after(exchange)
+        ends = self._is_reading or self._is_ending or self._server.ends_after(exchange, self)
         self.exchange = None
         self._used_s = self._loop.time()
         try:

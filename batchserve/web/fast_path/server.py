@@ -65,9 +65,9 @@ class FastPath:
     def requests_count(self) -> int:
         return self._services.traffic.count
 
-    def count(self) -> int:
-        """Return how many connections there are, aiohttp's too."""
-        return len(self.connections) + len(self.make_aiohttps.connections)
+    def all_connections(self) -> list[asyncio.Protocol]:
+        """Return those that there are, aiohttp's too."""
+        return [*self.connections, *self.make_aiohttps.connections]
 
     def pre_shutdown(self) -> None:
         for connection in list(self.connections):
@@ -101,9 +101,9 @@ class FastPath:
             self._look_again()
         return Exchange(head, model, parameters, self._services, on_answer), end
 
-    def ends_after(self, exchange: Exchange) -> bool:
+    def ends_after(self, exchange: Exchange, connection: Connection) -> bool:
         """Whether a connection ends with this answer."""
-        return not exchange.head.keep_alive or self._services.traffic.sees_off()
+        return not exchange.head.keep_alive or self._services.traffic.sees_off(connection)
 
     def log(self, exchange: Exchange, peer: str, size: int) -> None:
         """Write a line of the access log."""

@@ -211,16 +211,6 @@ async def test_a_worker_that_leaves_asks_for_another_connection(serve):
     writer.close()
 
 
-@pytest.mark.parametrize("ask", [request(), request(b"", path="/livez", method="GET")])
-async def test_a_worker_with_too_many_connections_ends_some(serve, ask):
-    client = await serve(**DOUBLE)
-    client.app[TRAFFIC].surplus = 1
-    (answer,) = await talk(client, ask)
-    assert (answer.status, answer.headers["Connection"]) == (200, "close")
-    kept = await talk(client, ask + ask, count=2)
-    assert all((a.status, a.headers.get("Connection")) == (200, None) for a in kept)
-
-
 async def test_every_request_counts_whichever_way_it_takes(serve):
     client = await serve(**DOUBLE)
     enough: list[int] = []
