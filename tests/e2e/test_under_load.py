@@ -129,14 +129,14 @@ def test_connections_that_are_kept_are_shared_out_also_after_a_kill(launch):
         # What is less uneven than 8 to 4 is left as it is.
         wait_for(lambda: sum(found := connections(server)) == 12 and min(found) >= 4, server)
         server.workers()[0].kill()
-        # Those that were connected to it come back to the other one.
-        wait_for(lambda: sorted(connections(server)) == [0, 12], server)
+        # Those that were connected to it come back to the other one, before there is a third.
         server.wait_ready(3)
         lost = len(load.lost)
         wait_for(lambda: sum(found := connections(server)) == 12 and min(found) >= 4, server)
         answered = load.answered["kept"]
         wait_for(lambda: load.answered["kept"] > answered + 1000, server)
-    assert len(load.lost) == lost <= 8
+    assert len(load.lost) == lost
+    assert lost <= 8
 
 
 def test_kill_9_fails_those_only_who_are_connected_to_that_worker(launch):
