@@ -36,12 +36,16 @@ def _machine() -> dict[str, str]:
     }
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="minutes")
+
+
 @dataclass
 class Results:
     """One run of the comparison.
 
     Attributes:
-        date: when it began, in UTC.
+        date: when it, or the workloads that were measured last, began, in UTC.
         rounds: how often everybody had a turn at each number of clients.
         seconds: how long a turn is, where it is not `LONGER`.
         machine: processor, cores, memory, versions.
@@ -53,7 +57,7 @@ class Results:
 
     rounds: int
     seconds: float
-    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="minutes"))
+    date: str = field(default_factory=_now)
     machine: dict[str, str] = field(default_factory=_machine)
     versions: dict[str, str] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -68,6 +72,7 @@ class Results:
         }
         return replace(
             self,
+            date=_now(),
             failures={name: reasons for name, reasons in failures.items() if reasons},
             visits=[visit for visit in self.visits if visit.workload not in workloads],
         )

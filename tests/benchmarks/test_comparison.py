@@ -130,7 +130,9 @@ def test_results_are_read_as_they_were_written(tmp_path: Path):
 def test_a_workload_is_measured_again_beside_what_is_known_of_others():
     found = results()
     found.failed("ray", "image", "did not start")
+    found.date = "2026-01-01T00:00+00:00"
     left = found.without(["tiny"])
+    assert left.date > found.date
     assert left.visits == []
     assert left.failures == {"ray": {"image": "did not start"}}
     assert found.without(["image"]).visits == found.visits
