@@ -1,16 +1,24 @@
 """Forward passes on threads of their own, so that the loop goes on reading and answering."""
 
 import asyncio
+import atexit
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
+from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
 from batchserve.runners.forward import Forward
+
+# How long the interpreter's end waits for threads that have been told to end.
+LAST_S = 2.0
+
+_ending: WeakSet[threading.Thread] = WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +69,12 @@ class ThreadRunner:
         self._queues: list[SimpleQueue[Job | None]] = [SimpleQueue() for _ in range(self.streams)]
         self._given = [0] * self.streams
         self._closed = False
-        for jobs in self._queues:
-            threading.Thread(
-                target=_work, args=(forward, jobs), name="forward", daemon=True
-            ).start()
+        self._threads = [
+            threading.Thread(target=_work, args=(forward, jobs), name="forward", daemon=True)
+            for jobs in self._queues
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def forward(
         self, tensors: Sequence[torch.Tensor], *, all_cores: bool = False
@@ -87,8 +97,21 @@ class ThreadRunner:
     def close(self) -> None:
         """End the threads once their passes are done, without waiting for that."""
         self._closed = True
+        _ending.update(self._threads)
         for jobs in self._queues:
             jobs.put(None)
+
+
+@atexit.register
+def wait_for_ending() -> None:
+    """Let threads that are about to end do so before the interpreter does, unless a pass hangs.
+
+    The last thing that one does may be to free its model. If the interpreter ends meanwhile, the
+    thread is ended in torch's native code, which ends the process with SIGABRT.
+    """
+    give_up_s = monotonic() + LAST_S
+    for thread in list(_ending):
+        thread.join(max(0.0, give_up_s - monotonic()))
 
 
 def _work(forward: Forward, jobs: SimpleQueue[Job | None]) -> None:

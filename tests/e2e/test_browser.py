@@ -74,6 +74,12 @@ def choose(page: Page, model: str) -> None:
     page.locator("#model").select_option(model)
 
 
+def choose_file(page: Page, file: Any) -> None:
+    # Before it knows the model, the page has no place for one.
+    expect(page.locator("[data-kind=image]").first).to_be_visible()
+    page.locator("#file").set_input_files(file)
+
+
 def best(page: Page) -> Any:
     return page.locator(".ranking li").first
 
@@ -104,7 +110,7 @@ def test_a_photo_is_uploaded_and_the_answer_shown_with_its_time_and_company(visi
     file = tmp_path / "coffee.png"
     file.write_bytes(photo("coffee"))
     page = visit()
-    page.locator("#file").set_input_files(file)
+    choose_file(page, file)
     expect(best(page)).to_contain_text("espresso")
     expect(best(page)).to_contain_text("95.7 %")
     expect(page.locator("#legend dt")).to_have_text(
@@ -165,9 +171,7 @@ def test_what_is_wrong_is_said_in_the_servers_own_words(visit, tmp_path):
     expect(refusal).to_contain_text("the input has shape [3], not nested lists of float32")
     expect(refusal).to_contain_text("422 · invalid_input · request ")
     choose(page, "efficientnet-lite0")
-    page.locator("#file").set_input_files(
-        {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"no image"}
-    )
+    choose_file(page, {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"no image"})
     expect(refusal).to_contain_text("the input of 8 bytes is not an image")
 
 

@@ -283,3 +283,34 @@ def test_a_process_with_a_pass_that_hangs_can_end():
         [sys.executable, "-W", "error", "-c", HANGS], cwd=ROOT, capture_output=True, check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"ended\n", b"")
+
+
+FREES = """
+import asyncio, time
+from batchserve.runners.thread import ThreadRunner
+
+class Forward:
+    streams = 1
+
+    def __call__(self, tensors, all_cores):
+        return []
+
+    def __del__(self):
+        time.sleep(0.3)
+        print("freed")
+
+async def main():
+    runner = ThreadRunner(Forward())
+    await runner.forward([])
+    runner.close()
+
+asyncio.run(main())
+print("over")
+"""
+
+
+def test_a_process_ends_once_a_thread_that_frees_its_model_has():
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FREES], cwd=ROOT, capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"over\nfreed\n", b"")
