@@ -171,14 +171,11 @@ async def test_probes_may_ask_for_the_head_only(serve, path):
 @pytest.mark.parametrize("path", ["/livez", *READINESS])
 async def test_probes_need_nothing_of_a_model(serve, path):
     client = await serve(TWO_MODELS)
-    for version in client.app[REPOSITORY].versions:
-        version.batcher.passes.runner = None
+    passes = [version.batcher.passes for version in client.app[REPOSITORY].versions]
+    runners = [each.runner for each in passes]
+    for each in passes:
+        each.runner = None
     assert (await client.get(path)).status == 200
-    # For closing.
-    for version in client.app[REPOSITORY].versions:
-        version.batcher.passes.runner = _Closable()
-
-
-class _Closable:
-    def close(self) -> None:
-        """Nothing is held."""
+    # The gauges are sampled twice a second, and in the end everything is closed.
+    for each, runner in zip(passes, runners, strict=True):
+        each.runner = runner
