@@ -17,7 +17,7 @@ SAFE = frozenset(
     {
         *("name", "version", "image", "input_shape", "input_dtype", "slo_ms", "device"),
         *("precision", "quantize", "compile", "channels_last", "autotune", "reproducible"),
-        *("parallel_batches", "cuda_graphs", "batching", "sha256"),
+        *("fold_batch_norms", "parallel_batches", "cuda_graphs", "batching", "sha256"),
     }
 )
 # Where it comes from; each is looked at. Any other key is for the config file alone.

@@ -29,6 +29,7 @@ from rich.table import Table  # noqa: E402
 from batchserve.config import ImageConfig, ModelConfig  # noqa: E402
 from batchserve.loading import DTYPES, load_module, place_module  # noqa: E402
 from batchserve.runners.comparison import largest_difference, largest_number  # noqa: E402
+from batchserve.runners.folding import fold_batch_norms  # noqa: E402
 from batchserve.runners.forward import Forward  # noqa: E402
 from batchserve.runners.reproducible import like  # noqa: E402
 from batchserve.tasks import build_task, jpeg  # noqa: E402
@@ -37,6 +38,7 @@ from batchserve.tasks.image_classification import ImageClassification  # noqa: E
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {"channels_last": False},
     "channels_last": {"channels_last": True},
+    "folded": {"channels_last": True, "fold_batch_norms": True},
     "compile": {"channels_last": False, "compile": True},
     "compile+channels_last": {"channels_last": True, "compile": True},
     "bf16+channels_last": {"channels_last": True, "precision": "bf16"},
@@ -47,10 +49,12 @@ ROUNDS = 7
 
 def forward_of(source: str, variant: dict[str, object], threads: int) -> Forward:
     torch.manual_seed(0)
-    described = {"name": "model", "source": source, "task": "image-classification", **variant}
-    config = ModelConfig.model_validate(described)
+    described = {"name": "model", "source": source, "task": "image-classification"}
+    config = ModelConfig.model_validate({**described, "fold_batch_norms": False, **variant})
     module = load_module(config)
     task = build_task(config, module)
+    if config.fold_batch_norms:
+        fold_batch_norms(module, task)
     module = place_module(module, config, torch.device("cpu"))
     forward = Forward(
         module, task, torch.device("cpu"), DTYPES[config.precision], threads=threads,

@@ -184,6 +184,11 @@ class ModelConfig(Section):
         description="Images lie in memory pixel by pixel; null: where that is faster, as a trial "
         "at warm-up tells.",
     )
+    fold_batch_norms: bool = Field(
+        True,
+        description="Convolutions do what batch norms do after them, where a trial shows that the "
+        "answers stay the same but for rounding.",
+    )
     parallel_batches: bool | None = Field(
         None,
         description="On a CPU, several batches are computed at the same time, each on cores of its "

@@ -29,6 +29,7 @@ from batchserve.memory import release_freed
 from batchserve.own_thread import in_own_thread
 from batchserve.repository.warming import warm
 from batchserve.runners.device import give_memory_back
+from batchserve.runners.folding import fold_batch_norms
 from batchserve.runners.forward import Forward
 from batchserve.runners.warmup import MOST, choose_runner
 from batchserve.tasks import build_task
@@ -243,6 +244,8 @@ class ModelVersion:
         module = load_module(self.config, show)
         self.progress = Progress("loading")
         self.task = build_task(self.config, module)
+        if self.config.fold_batch_norms and (folding := fold_batch_norms(module, self.task)):
+            logger.info("%s batch norms: %s", self.config.key, folding)
         device = pick_device(self.config.device)
         self.device = str(device)
         module = place_module(module, self.config, device)

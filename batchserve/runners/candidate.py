@@ -30,6 +30,7 @@ from batchserve.runners.at_once import AtOnce
 from batchserve.runners.base import OutOfMemory
 from batchserve.runners.comparison import largest_difference, largest_number
 from batchserve.runners.difference import Difference
+from batchserve.runners.folding import fold_batch_norms
 from batchserve.runners.forward import Forward
 from batchserve.runners.reproducible import like
 from batchserve.runners.thread_safety import (
@@ -66,6 +67,9 @@ class Subject:
         self._config = config
         self._module = load_module(config)
         self._task = build_task(config, self._module)
+        if config.fold_batch_norms:
+            with _interruptible():
+                fold_batch_norms(self._module, self._task)
         self.device = pick_device(config.device)
         self.items = items_for(self._task)
         if not self.items:

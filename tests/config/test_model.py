@@ -25,6 +25,7 @@ def test_defaults_of_a_model(read):
         "precision": "fp32",
         "quantize": None,
         "channels_last": None,
+        "fold_batch_norms": True,
         "parallel_batches": None,
         "compile": False,
         "cuda_graphs": False,
