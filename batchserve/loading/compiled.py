@@ -54,8 +54,9 @@ class Compiled(torch.nn.Module):
 
     Args:
         module: on its device and in its precision; its weights stay what they are.
-        freeze: have weights packed as the machine likes, once. That pays in half precision; in
-            fp32 it was no faster, and what is frozen is not cached whole.
+        freeze: have weights packed as the machine likes, once. That pays in half precision and for
+            convolutions; Linear layers in fp32 were no faster, and what is frozen is not cached
+            whole.
         without_python: have a graph's operations called from C++, where that can be compiled, with
             any number of threads. A pass then holds the GIL at its beginning and end only. Not for
             modules that look something up by numbers of a client: one that is out of range would
@@ -261,11 +262,11 @@ def compiled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) 
     _check_compiler()
     if STATED is None:
         os.environ[CACHE] = str(cache_folder("inductor"))
-    on_cpu = device.type == "cpu"
+    on_cpu, convolves = device.type == "cpu", has_convolutions(module)
     return Compiled(
         module,
-        freeze=on_cpu and dtype != torch.float32,
-        without_python=on_cpu and has_convolutions(module) and not _looks_up(module),
+        freeze=on_cpu and (convolves or dtype != torch.float32),
+        without_python=on_cpu and convolves and not _looks_up(module),
     )
 
 
