@@ -1,7 +1,7 @@
 """The store of several machines: Redis."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from batchserve.stores.base import Reading, StoreError
@@ -93,9 +93,18 @@ class RedisStore:
             worker: text for worker, text in zip(workers, texts, strict=True) if text is not None
         }
         if gone := set(workers) - found.keys():
-            # One that comes back puts itself there again.
-            self._redis.srem(WORKERS, *gone)
+            self._strike(gone)
         return found
+
+    def _strike(self, gone: set[str]) -> None:
+        """Take workers off the list whose reports have expired, unless one has just come back."""
+        reports = [f"{REPORT}{worker}" for worker in gone]
+        with self._redis.pipeline() as pipe, suppress(redis.WatchError):
+            pipe.watch(*reports)
+            if not pipe.exists(*reports):
+                pipe.multi()
+                pipe.srem(WORKERS, *gone)
+                pipe.execute()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

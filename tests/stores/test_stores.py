@@ -198,3 +198,38 @@ def test_without_its_library_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr("batchserve.stores.redis.redis", None)
     with pytest.raises(StoreError, match=r"install 'batchserve\[redis\]'"):
         open_store("redis://127.0.0.1/0")
+
+
+@pytest.mark.parametrize("kind", [redis.Redis, redis.client.Pipeline], ids=["before", "while"])
+def test_a_worker_that_comes_back_as_it_is_struck_off_stays(redis_url: str, monkeypatch, kind):
+    """Before somebody else asks once more whether its report has expired, or after that."""
+    redis.Redis.from_url(redis_url).flushall()
+    back, other = open_store(redis_url), open_store(redis_url)
+    back.report("back", "ready", AGES_S)
+    redis.Redis.from_url(redis_url).delete("batchserve:report:back")
+    asks = "mget" if kind is redis.Redis else "exists"
+    ask = getattr(kind, asks)
+
+    def ask_then_come_back(self, *names):
+        found = ask(self, *names)
+        back.report("back", "ready", AGES_S)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, asks, ask_then_come_back)
+        assert other.read().reports == {}
+    assert other.read().reports == {"back": "ready"}
+    back.close()
+    other.close()
+
+
+def test_a_worker_whose_report_has_expired_is_struck_off(redis_url: str):
+    client = redis.Redis.from_url(redis_url)
+    client.flushall()
+    store = open_store(redis_url)
+    for worker in ("gone", "here"):
+        store.report(worker, "ready", AGES_S)
+    client.delete("batchserve:report:gone")
+    assert store.read().reports == {"here": "ready"}
+    assert client.smembers("batchserve:workers") == {b"here"}
+    store.close()
