@@ -7,6 +7,7 @@ import typer
 
 from batchserve.config_file import DEFAULT_CONFIG
 from batchserve.errors import StartupError
+from batchserve.memory import use_tcmalloc
 
 MODEL_HELP = "A model of the config, or NAME:VERSION; default: its first."
 BUDGET_HELP = "Seconds, from loading on; Ctrl-C shows what has been measured by then."
@@ -29,6 +30,8 @@ def tune(
     json: Annotated[Path | None, typer.Option(help="A file for all numbers.")] = None,
 ) -> None:
     """Find out which settings are fastest for a model on this machine, by measurement."""
+    # As `serve` does: what is fastest depends on it.
+    use_tcmalloc()
     try:
         # What it takes to measure is needed by this command only.
         from batchserve.tuning.session import Options, run  # noqa: PLC0415

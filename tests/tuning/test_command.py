@@ -55,6 +55,8 @@ def path(tmp_path: Path) -> Path:
 def tune(path: Path, monkeypatch: pytest.MonkeyPatch) -> Tune:
     """Return a function that tunes a small model; without a compiler, unless one is named."""
     monkeypatch.setenv("COLUMNS", "80")
+    # Whoever says something of it is not asked to begin anew.
+    monkeypatch.setenv("LD_PRELOAD", "")
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("XDG_CACHE_HOME", str(path.parent / "cache"))
     monkeypatch.syspath_prepend(path.parent)
@@ -222,6 +224,17 @@ def test_programs_are_asked_no_more_at_once_than_they_take(configure):
     whole = torch.stack(candidate.answers())
     candidate._most = 3
     torch.testing.assert_close(torch.stack(candidate.answers()), whole)
+
+
+def test_it_measures_with_the_allocator_that_serves(tune: Tune, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def ask() -> None:
+        raise Asked
+
+    monkeypatch.setattr("batchserve.tuning.command.use_tcmalloc", ask)
+    assert isinstance(tune().exception, Asked)
 
 
 def test_it_is_named_where_commands_are():
