@@ -244,8 +244,10 @@ class ModelVersion:
         module = load_module(self.config, show)
         self.progress = Progress("loading")
         self.task = build_task(self.config, module)
-        if self.config.fold_batch_norms and (folding := fold_batch_norms(module, self.task)):
-            logger.info("%s batch norms: %s", self.config.key, folding)
+        if self.config.fold_batch_norms:
+            folding = fold_batch_norms(module, self.task, self._threads)
+            if folding is not None:
+                logger.info("%s batch norms: %s", self.config.key, folding)
         device = pick_device(self.config.device)
         self.device = str(device)
         module = place_module(module, self.config, device)

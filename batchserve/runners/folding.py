@@ -13,9 +13,6 @@ from batchserve.runners.layout import TOLERANCE
 from batchserve.runners.reproducible import like
 from batchserve.tasks.base import Task
 
-# Items of the batch to try.
-TRIED = 2
-
 
 @dataclass(frozen=True)
 class Folding:
@@ -43,7 +40,9 @@ class Folding:
         )
 
 
-def fold_batch_norms(module: torch.nn.Module, task: Task) -> Folding | None:
+def fold_batch_norms(
+    module: torch.nn.Module, task: Task, threads: int | None = None
+) -> Folding | None:
     """Have a module's convolutions do what batch norms do after them, if answers stay the same.
 
     A norm of its own reads and writes again all that the convolution has written.
@@ -51,6 +50,7 @@ def fold_batch_norms(module: torch.nn.Module, task: Task) -> Folding | None:
     Args:
         module: in evaluation mode, as it was loaded, on the CPU; changed in place.
         task: of the model.
+        threads: cores for the trial; None: as many as torch is told to use on this thread.
 
     Returns:
         None: there is none to fold, or nothing to try it on.
@@ -61,8 +61,8 @@ def fold_batch_norms(module: torch.nn.Module, task: Task) -> Folding | None:
     example = task.example()
     if example is None or not has_batch_norms(module):
         return None
-    forward = Forward(module, task, torch.device("cpu"), torch.float32, threads=1)
-    items = like(example, TRIED)
+    forward = Forward(module, task, torch.device("cpu"), torch.float32, threads=threads)
+    items = like(example, 1)
     with PassSeen() as seen:
         # What fails here fails in the warm-up, too, where it is explained.
         expected = _answers(forward, items)
