@@ -1,6 +1,6 @@
 """From a config's `source` to a module that is ready to run: one module for each kind of source."""
 
-from batchserve.loading.batch_norms import FoldedNorms, PassSeen, has_batch_norms
+from batchserve.loading.batch_norms import Pair, PassWatcher, fold, has_batch_norms
 from batchserve.loading.compiled import (
     Compiled,
     has_compiler,
@@ -17,8 +17,9 @@ from batchserve.loading.program import largest_batch
 __all__ = [
     "DTYPES",
     "Compiled",
-    "FoldedNorms",
-    "PassSeen",
+    "Pair",
+    "PassWatcher",
+    "fold",
     "has_batch_norms",
     "has_compiler",
     "has_convolutions",

@@ -5,29 +5,49 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from batchserve.loading.program import Program
-
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CALLS = (functional.conv1d, functional.conv2d, functional.conv3d)
-# What a call may tell of a tensor without its numbers.
-DESCRIPTIONS = (int, torch.Size, torch.dtype, torch.device)
+# What tells of a tensor what stays true with other numbers in it.
+DESCRIBING = {
+    *(Tensor.dim, Tensor.size, Tensor.numel, Tensor.stride, Tensor.__len__),
+    *(Tensor.is_contiguous, Tensor.is_floating_point),
+    *(
+        getattr(Tensor, name).__get__
+        for name in ("shape", "ndim", "dtype", "device", "is_cuda", "requires_grad")
+    ),
+}
 
 
 class Pair(NamedTuple):
-    """A convolution, and the batch norm that alone gets what comes of it."""
+    """The names of a convolution, and of the batch norm that alone gets what comes of it."""
 
-    convolution: Any
-    norm: Any
+    convolution: str
+    norm: str
 
 
-class PassSeen(TorchFunctionMode):
+class _Output:
+    """What a convolution has returned.
+
+    Attributes:
+        weight: of the convolution, by identity.
+        uses: how often it was part of a call.
+        mean: of the batch norm that took it, by identity.
+    """
+
+    def __init__(self, weight: int) -> None:
+        self.weight = weight
+        self.uses = 0
+        self.mean = 0
+
+
+class PassWatcher(TorchFunctionMode):
     """Sees what a module calls of torch, on this thread, in a pass made meanwhile.
 
     What code does that is not Python, as scripted functions, is not seen, nor what a pass of other
@@ -36,56 +56,69 @@ class PassSeen(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        # Tensors by identity: how often each is part of a call, the weights of what convolutions
-        # return, and the means of the norms that take that.
-        self._uses: Counter[int] = Counter()
-        self._weights: dict[int, int] = {}
-        self._means: dict[int, int] = {}
-        # Another tensor would get the identity of one that is gone.
-        self._returned: list[torch.Tensor] = []
+        self._uses: Counter[int] = Counter()  # of tensors, by identity
+        self._outputs: list[_Output] = []
+        # Of these, those that are not known to be gone, by identity.
+        self._there: dict[int, _Output] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if isinstance(result, DESCRIPTIONS):
+        if func in DESCRIBING:
             return result
-        parts = tree_leaves((args, kwargs))
-        self._uses.update(id(part) for part in parts if isinstance(part, torch.Tensor))
+        given = [id(part) for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
+        self._uses.update(given)
+        for part in given:
+            if part in self._there:
+                self._there[part].uses += 1
+        if func is functional.batch_norm and len(args) > 1 and id(args[0]) in self._there:
+            self._there[id(args[0])].mean = id(args[1])
+        # A new tensor may have the identity of one that is gone.
+        for part in tree_leaves(result):
+            self._there.pop(id(part), None)
         if func in CALLS and len(args) > 1:
-            self._weights[id(result)] = id(args[1])
-            self._uses[id(result)] = 0
-            self._returned.append(result)
-        elif func is functional.batch_norm and id(args[0]) in self._weights and len(args) > 1:
-            self._means[id(args[0])] = id(args[1])
+            self._there[id(result)] = output = _Output(id(args[1]))
+            self._outputs.append(output)
         return result
 
     def pairs(self, module: nn.Module) -> list[Pair]:
         """Return the layers of a module, in evaluation mode, that were seen to be pairs."""
-        layers = [part for part in module.modules() if not _is_hooked(part)]
-        # A weight that is computed in each pass is no parameter.
+        layers = {name: layer for name, layer in module.named_modules() if not _does_more(layer)}
         convolutions = {
-            id(layer.weight): layer
-            for layer in layers
-            if isinstance(layer, CONVOLUTIONS) and "weight" in layer._parameters  # noqa: SLF001
+            name: layer for name, layer in layers.items() if isinstance(layer, CONVOLUTIONS)
         }
+        by_weight = {id(layer.weight): name for name, layer in convolutions.items()}
         # Not of their subclasses, which may do more.
-        norms = {id(layer.running_mean): layer for layer in layers if type(layer) in NORMS}
+        by_mean = {
+            id(layer.running_mean): name for name, layer in layers.items() if type(layer) in NORMS
+        }
+        of_weight = Counter(id(layer.weight) for layer in convolutions.values())
         return [
-            Pair(convolutions[weight], norms[mean])
-            for output, weight in self._weights.items()
-            if weight in convolutions
-            and (mean := self._means.get(output)) in norms
-            and self._were_used_once(output, mean, *map(id, convolutions[weight].parameters()))
+            Pair(by_weight[output.weight], by_mean[output.mean])
+            for output in self._outputs
+            if output.uses == 1
+            and output.mean in by_mean
+            and of_weight[output.weight] == 1
+            and self._were_used_once(
+                output.mean, *map(id, convolutions[by_weight[output.weight]].parameters())
+            )
         ]
 
     def _were_used_once(self, *tensors: int) -> bool:
         return all(self._uses[tensor] == 1 for tensor in tensors)
 
 
-class FoldedNorms:
-    """Batch norms of a module that its convolutions do, in place, until that is undone.
+def has_batch_norms(module: nn.Module) -> bool:
+    """Whether a module has convolutions and batch norms, as layers that can be changed."""
+    layers = list(module.modules())
+    return all(any(isinstance(layer, kinds) for layer in layers) for kinds in (CONVOLUTIONS, NORMS))
+
+
+@torch.no_grad()
+def fold(module: nn.Module, pairs: Iterable[Pair]) -> None:
+    """Have convolutions do what the batch norms after them do, in place.
 
     The module's code stays what it is: in place of a norm, it calls an `Identity`.
 
@@ -93,47 +126,22 @@ class FoldedNorms:
         module: in evaluation mode.
         pairs: of its layers.
     """
-
-    def __init__(self, module: nn.Module, pairs: Iterable[Pair]) -> None:
-        self._before = [
-            (pair, pair.convolution.weight, pair.convolution.bias, _places(module, pair.norm))
-            for pair in pairs
-        ]
-        for (convolution, norm), weight, bias, places in self._before:
-            convolution.weight, convolution.bias = fuse_conv_bn_weights(
-                weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-            _put(nn.Identity(), places)
-
-    def undo(self) -> None:
-        """Have the module as it was."""
-        for (convolution, norm), weight, bias, places in self._before:
-            convolution.weight, convolution.bias = weight, bias
-            _put(norm, places)
+    for pair in pairs:
+        convolution: Any = module.get_submodule(pair.convolution)
+        norm: Any = module.get_submodule(pair.norm)
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias,
+            norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
+        )  # fmt: skip
+        for parent in list(module.modules()):
+            for name, layer in list(parent._modules.items()):  # noqa: SLF001
+                if layer is norm:
+                    parent._modules[name] = nn.Identity()  # noqa: SLF001
 
 
-def has_batch_norms(module: nn.Module) -> bool:
-    """Whether a module has convolutions and batch norms, as layers that can be changed."""
-    if isinstance(module, Program | torch.jit.ScriptModule):
-        return False
-    layers = list(module.modules())
-    return all(any(isinstance(layer, kinds) for layer in layers) for kinds in (CONVOLUTIONS, NORMS))
-
-
-def _is_hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)  # noqa: SLF001
-
-
-def _places(module: nn.Module, layer: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Return where a layer is in a module, as parents and names."""
-    return [
-        (parent, name)
-        for parent in module.modules()
-        for name, child in parent._modules.items()  # noqa: SLF001
-        if child is layer
-    ]
-
-
-def _put(layer: nn.Module, places: Iterable[tuple[nn.Module, str]]) -> None:
-    for parent, name in places:
-        setattr(parent, name, layer)
+def _does_more(layer: nn.Module) -> bool:
+    """Whether a layer does something else than its class does in evaluation."""
+    is_hooked = layer._forward_hooks or layer._forward_pre_hooks  # noqa: SLF001
+    # What is computed in each pass is no parameter.
+    computes = isinstance(layer, CONVOLUTIONS) and set(layer._parameters) != {"weight", "bias"}  # noqa: SLF001
+    return bool(is_hooked or computes or layer.training)

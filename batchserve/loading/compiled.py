@@ -54,9 +54,9 @@ class Compiled(torch.nn.Module):
 
     Args:
         module: on its device and in its precision; its weights stay what they are.
-        freeze: have weights packed as the machine likes, once. That pays in half precision and for
-            convolutions; Linear layers in fp32 were no faster, and what is frozen is not cached
-            whole.
+        freeze: have weights packed as the machine likes, once for each graph. That pays in half
+            precision and for convolutions; a perceptron and a transformer in fp32 were no faster,
+            and what is frozen is not cached whole.
         without_python: have a graph's operations called from C++, where that can be compiled, with
             any number of threads. A pass then holds the GIL at its beginning and end only. Not for
             modules that look something up by numbers of a client: one that is out of range would

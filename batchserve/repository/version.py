@@ -245,9 +245,9 @@ class ModelVersion:
         self.progress = Progress("loading")
         self.task = build_task(self.config, module)
         if self.config.fold_batch_norms:
-            folding = fold_batch_norms(module, self.task, self._threads)
-            if folding is not None:
-                logger.info("%s batch norms: %s", self.config.key, folding)
+            folded = fold_batch_norms(module, self.task, self._threads)
+            if folded is not None:
+                logger.info("%s batch norms: %s", self.config.key, folded)
         device = pick_device(self.config.device)
         self.device = str(device)
         module = place_module(module, self.config, device)

@@ -1,51 +1,28 @@
 """Batch norms done by the convolutions before them, where the answers stay the same."""
 
+import copy
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from batchserve.loading import FoldedNorms, PassSeen, has_batch_norms
-from batchserve.runners.comparison import largest_difference, largest_number
+from batchserve.loading import Pair, PassWatcher, fold, has_batch_norms
 from batchserve.runners.forward import Forward
 from batchserve.runners.layout import TOLERANCE
+from batchserve.runners.nested import tensors_in
 from batchserve.runners.reproducible import like
 from batchserve.tasks.base import Task
 
-
-@dataclass(frozen=True)
-class Folding:
-    """What came of trying.
-
-    Attributes:
-        norms: how many the convolutions can do.
-        difference: the largest between two numbers of the answers, as a share of the largest one;
-            None: the module failed then.
-    """
-
-    norms: int
-    difference: float | None
-
-    @property
-    def used(self) -> bool:
-        return self.difference is not None and self.difference <= TOLERANCE
-
-    def __str__(self) -> str:
-        if self.difference is None:
-            return f"{self.norms} not folded into convolutions, the model fails then"
-        return (
-            f"{self.norms} {'' if self.used else 'not '}folded into convolutions, answers differ "
-            f"by {self.difference:.0e} of the largest number"
-        )
+# Items of the batch by which answers are compared: code may take a lone one another way.
+COMPARED = 2
 
 
-def fold_batch_norms(
-    module: torch.nn.Module, task: Task, threads: int | None = None
-) -> Folding | None:
+def fold_batch_norms(module: torch.nn.Module, task: Task, threads: int | None = None) -> str | None:
     """Have a module's convolutions do what batch norms do after them, if answers stay the same.
 
-    A norm of its own reads and writes again all that the convolution has written.
+    A norm of its own reads and writes again all that the convolution has written. It is tried on a
+    copy with the same weights, for a pass may leave something behind in a module.
 
     Args:
         module: in evaluation mode, as it was loaded, on the CPU; changed in place.
@@ -53,40 +30,63 @@ def fold_batch_norms(
         threads: cores for the trial; None: as many as torch is told to use on this thread.
 
     Returns:
-        None: there is none to fold, or nothing to try it on.
+        What came of it; None: there is none to fold, or nothing to try it on. With inputs of other
+        shapes, layers may be called otherwise, so all must have one.
 
     Raises:
         RuntimeError: from KeyboardInterrupt, as a pass takes an interruption.
     """
     example = task.example()
-    if example is None or not has_batch_norms(module):
+    if example is None or not task.fixed_shape or not has_batch_norms(module):
         return None
-    forward = Forward(module, task, torch.device("cpu"), torch.float32, threads=threads)
-    items = like(example, 1)
-    with PassSeen() as seen:
-        # What fails here fails in the warm-up, too, where it is explained.
-        expected = _answers(forward, items)
-    pairs = [] if expected is None else seen.pairs(module)
-    if expected is None or not pairs:
-        return None
-    folded = FoldedNorms(module, pairs)
-    folding = Folding(len(pairs), _difference(_answers(forward, items), expected))
-    if not folding.used:
-        folded.undo()
-    return folding
-
-
-def _answers(forward: Forward, items: Sequence[torch.Tensor]) -> list[Any] | None:
-    """Return the rows; None: the pass failed."""
     try:
-        return forward(items)
+        pairs, difference = _tried(module, task, example, threads)
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):
             raise
+        return f"not folded, as trying it failed: {type(error).__name__}: {error}"
+    if not pairs:
         return None
+    folds = difference <= TOLERANCE
+    if folds:
+        fold(module, pairs)
+    return (
+        f"{len(pairs)} {'' if folds else 'not '}folded into convolutions, answers differ by "
+        f"{difference:.0e} of the largest number"
+    )
 
 
-def _difference(rows: list[Any] | None, expected: list[Any]) -> float | None:
-    if rows is None:
-        return None
-    return largest_difference(rows, expected) / (largest_number(expected) or 1.0)
+def _tried(
+    module: torch.nn.Module, task: Task, example: torch.Tensor, threads: int | None
+) -> tuple[list[Pair], float]:
+    """Return what can be folded, and by how much answers differ then."""
+    tried = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
+    forward = Forward(tried, task, torch.device("cpu"), torch.float32, threads=threads)
+    items = like(example, COMPARED)
+    with PassWatcher() as seen:
+        forward(items[:1])
+    pairs = seen.pairs(tried)
+    if not pairs:
+        return [], 0.0
+    expected = forward(items)
+    fold(tried, pairs)
+    return pairs, _difference(forward(items), expected)
+
+
+def _difference(rows: Sequence[Any], expected: Sequence[Any]) -> float:
+    """Return the largest difference, as a share of the largest number of a tensor; or infinity.
+
+    Numbers that are the same in both prove nothing, as those that a mask puts there: they do not
+    count among the largest.
+    """
+    shares = [0.0]
+    for row, other in zip(rows, expected, strict=True):
+        if isinstance(row, Exception) or isinstance(other, Exception):
+            return math.inf
+        for ours, theirs in zip(tensors_in(row), tensors_in(other), strict=True):
+            differ = ours != theirs
+            if differ.any():
+                was = theirs[differ].double()
+                apart = (ours[differ].double() - was).abs().max()
+                shares.append(float(apart / was.abs().max()))
+    return max(shares) if all(map(math.isfinite, shares)) else math.inf

@@ -1,6 +1,8 @@
 """Batch norms are found by watching a pass, and done by the convolutions before them."""
 
 import copy
+import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from batchserve.loading import FoldedNorms, PassSeen, has_batch_norms
-from batchserve.loading.batch_norms import Pair
+from batchserve.loading import Pair, PassWatcher, fold, has_batch_norms
 from tests.loading.models import convolved
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -28,10 +29,9 @@ def ready(module: nn.Module, batch: Tensor = IMAGES) -> nn.Module:
 
 @torch.inference_mode()
 def seen_pairs(module: nn.Module, batch: Tensor = IMAGES) -> list[Pair]:
-    with PassSeen() as seen:
+    with PassWatcher() as seen:
         module(batch)
-    found: list[Pair] = seen.pairs(module)
-    return found
+    return list(seen.pairs(module))
 
 
 @torch.inference_mode()
@@ -65,25 +65,37 @@ def line(*layers: nn.Module) -> nn.Module:
         (line(nn.Conv3d(2, 4, 3, bias=False), nn.BatchNorm3d(4)), IMAGES[None].expand(3, -1, -1, -1, -1)),  # noqa: E501
     ],
 )  # fmt: skip
-def test_a_norm_after_a_convolution_is_folded_and_can_be_undone(module, batch):
+def test_a_norm_after_a_convolution_is_folded(module, batch):
     module = ready(module, batch)
-    expected, before = answers(module, batch), list(module.parameters())
+    expected = answers(module, batch)
     found = seen_pairs(module, batch)
-    assert found == [(module[0], module[1])]
-    norm = module[1]
-    folded = FoldedNorms(module, found)
+    assert found == [("0", "1")]
+    fold(module, found)
     assert isinstance(module[1], nn.Identity)
     torch.testing.assert_close(answers(module, batch), expected, rtol=1e-5, atol=1e-5)
-    folded.undo()
-    assert module[1] is norm
-    assert all(now is then for now, then in zip(module.parameters(), before, strict=True))
-    assert torch.equal(answers(module, batch), expected)
+
+
+def test_weights_that_others_have_too_stay_what_they_are():
+    module = convolved()
+    copied = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
+    expected = answers(module)
+    fold(copied, seen_pairs(copied))
+    assert isinstance(copied.norm, nn.Identity)
+    assert torch.equal(answers(module), expected)
+
+
+def test_weights_made_in_inference_are_folded_too():
+    with torch.inference_mode():
+        module = convolved()
+    expected = answers(module)
+    fold(module, seen_pairs(module))
+    torch.testing.assert_close(answers(module), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_model_keeps_its_class_and_other_layers():
     module = convolved()
     expected = answers(module)
-    FoldedNorms(module, seen_pairs(module))
+    fold(module, seen_pairs(module))
     assert type(module).__name__ == "Convolved"
     assert [name for name, _ in module.named_parameters()] == [
         "conv.weight", "conv.bias", "fc.weight", "fc.bias",
@@ -161,10 +173,31 @@ def with_hook(name: str) -> Block:
     return block
 
 
-def with_normed_weight() -> Block:
+def with_computed(name: str) -> Block:
     block = Block()
-    block.conv = weight_norm(block.conv)
+    block.conv = weight_norm(block.conv, name)
     return block
+
+
+class StaysInTraining(Block):
+    def train(self, mode: bool = True) -> "StaysInTraining":
+        super().train(mode)
+        self.norm.training = True
+        return self
+
+
+class Asks(Block):
+    """Looks at the numbers, by what tells no tensor of them."""
+
+    def __init__(self, ask: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.ask = ask
+
+    def forward(self, batch: Tensor) -> Tensor:
+        convolved = self.conv(batch)
+        self.ask(convolved)
+        out: Tensor = self.norm(convolved)
+        return out
 
 
 @pytest.mark.parametrize(
@@ -181,7 +214,12 @@ def with_normed_weight() -> Block:
         with_norm(nn.InstanceNorm2d(3, track_running_stats=True)),
         with_hook("conv"),
         with_hook("norm"),
-        with_normed_weight(),
+        with_computed("weight"),
+        with_computed("bias"),
+        StaysInTraining(),
+        Asks(lambda convolved: torch.equal(convolved, IMAGES)),
+        Asks(lambda convolved: 3.0 in convolved),
+        Asks(lambda convolved: convolved.data_ptr()),
     ],
     ids=lambda module: type(module).__name__,
 )
@@ -202,7 +240,7 @@ def test_what_is_told_of_a_tensor_without_its_numbers_is_no_use_of_it():
             return out
 
     module = ready(Looks())
-    assert seen_pairs(module) == [(module.conv, module.norm)]
+    assert seen_pairs(module) == [("conv", "norm")]
 
 
 def test_of_two_convolutions_with_one_weight_neither_is_changed():
@@ -211,11 +249,36 @@ def test_of_two_convolutions_with_one_weight_neither_is_changed():
     assert seen_pairs(ready(module)) == []
 
 
+def test_nor_where_only_one_of_them_is_called():
+    module = Block()
+    module.twin = nn.Conv2d(3, 3, 3)
+    module.twin.weight, module.twin.bias = module.conv.weight, module.conv.bias
+    assert seen_pairs(ready(module)) == []
+
+
+def test_what_convolutions_return_is_not_kept():
+    kept = []
+
+    class Layers(nn.Sequential):
+        def forward(self, batch: Tensor) -> Tensor:
+            for layer in self:
+                batch = layer(batch)
+                kept.append(weakref.ref(batch))
+            return batch
+
+    module = ready(Layers(*[layer for _ in range(4) for layer in Block().children()]))
+    kept.clear()
+    with torch.inference_mode(), PassWatcher() as seen:
+        module(IMAGES)
+        assert [was() is not None for was in kept] == [False] * 8
+    assert len(seen.pairs(module)) == 4
+
+
 def test_a_norm_that_has_two_names_is_folded_in_both_places():
     module = Block()
     module.alias = module.norm
     expected = answers(ready(module))
-    FoldedNorms(module, seen_pairs(module))
+    fold(module, seen_pairs(module))
     kinds = [type(child) for child in module._modules.values()]
     assert kinds == [nn.Conv2d, nn.Identity, nn.Identity]
     torch.testing.assert_close(answers(module), expected, rtol=1e-5, atol=1e-5)

@@ -53,6 +53,18 @@ async def test_a_model_without_any_is_not_talked_about(configure, caplog):
     assert "batch norms" not in caplog.text
 
 
+async def test_it_tries_with_the_cores_of_a_pass(configure, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        "batchserve.repository.version.fold_batch_norms",
+        lambda _module, _task, threads: said.append(threads),
+    )
+    version = ModelVersion(configure(**CONVOLVED).models[0], threads=2)
+    await version.load(lambda _model, _batch: None)
+    await version.close()
+    assert said == [2]
+
+
 @pytest.mark.parametrize(("folds", "kind"), [(True, nn.Identity), (False, nn.BatchNorm2d)])
 def test_tune_measures_what_would_be_served(configure, monkeypatch, folds, kind):
     placed = []
