@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -39,13 +40,9 @@ class SqliteStore:
         self._path = path
         self._clock = clock
         with self._explained():
-            # Nobody else has to read what is served, or may say it.
-            with suppress(FileExistsError):
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            self._connection = sqlite3.connect(
-                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            self._prepare()
+            if not path.exists():
+                self._make()
+            self._open(path)
 
     def read(self, known: int = -1) -> Reading:
         with self._explained(), self._transaction("DEFERRED"):
@@ -90,6 +87,30 @@ class SqliteStore:
 
     def close(self) -> None:
         self._connection.close()
+
+    def _make(self) -> None:
+        """Make the file, which is there as a whole or not at all.
+
+        Of two workers that begin to write ahead in one file at the same time, SQLite lets one fail,
+        however long it may wait.
+        """
+        # Nobody else has to read what is served, or may say it: the mode is 0600.
+        handle, made = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        os.close(handle)
+        try:
+            self._open(Path(made))
+            self._connection.close()
+            # Not if another worker was faster.
+            with suppress(FileExistsError):
+                os.link(made, self._path)
+        finally:
+            Path(made).unlink()
+
+    def _open(self, path: Path) -> None:
+        self._connection = sqlite3.connect(
+            path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        self._prepare()
 
     def _prepare(self) -> None:
         (found,) = self._execute("PRAGMA user_version").fetchone()

@@ -1,5 +1,6 @@
 """One contract for all stores: memory, a file, and Redis."""
 
+import os
 import sqlite3
 import stat
 import threading
@@ -162,6 +163,53 @@ def test_only_its_owner_may_read_or_write_the_file(tmp_path: Path):
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("state.db*")}
     assert modes == {0o600}
     store.close()
+
+
+def test_of_workers_that_begin_at_once_all_can(tmp_path: Path):
+    begins = threading.Barrier(4)
+    failed: list[StoreError] = []
+
+    def begin(worker: int) -> None:
+        for i in range(60):
+            begins.wait()
+            try:
+                store = open_store(str(tmp_path / f"{i}.db"))
+                store.report(str(worker), "ready", 10)
+                store.close()
+            except StoreError as error:
+                failed.append(error)
+
+    workers = [threading.Thread(target=begin, args=(worker,)) for worker in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failed == []
+    assert {path.name for path in tmp_path.iterdir()} == {f"{i}.db" for i in range(60)}
+    for i in range(60):
+        store = open_store(str(tmp_path / f"{i}.db"))
+        assert store.read().reports.keys() == {"0", "1", "2", "3"}
+        store.close()
+
+
+def test_a_worker_that_is_slower_to_make_the_file_uses_that_of_the_other(tmp_path, monkeypatch):
+    path = str(tmp_path / "state.db")
+    stores: list[Store] = []
+    link = os.link
+
+    def link_later(made, name):
+        monkeypatch.setattr(os, "link", link)
+        stores.append(open_store(path))
+        link(made, name)
+
+    monkeypatch.setattr(os, "link", link_later)
+    slow = open_store(path)
+    (fast,) = stores
+    fast.report("fast", "ready", 10)
+    slow.report("slow", "ready", 10)
+    assert fast.read().reports == slow.read().reports == {"fast": "ready", "slow": "ready"}
+    slow.close()
+    fast.close()
 
 
 @pytest.mark.parametrize("kind", ["not a database", "missing folder", "folder", "other release"])
