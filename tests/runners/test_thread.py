@@ -278,11 +278,16 @@ print("ended")
 """
 
 
-def test_a_process_with_a_pass_that_hangs_can_end():
+def assert_ends(script: str, *, said: bytes) -> None:
+    """Run a script in a process of its own, which has to end well and to have printed that."""
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", HANGS], cwd=ROOT, capture_output=True, check=False
+        [sys.executable, "-W", "error", "-c", script], cwd=ROOT, capture_output=True, check=False
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"ended\n", b"")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, b"")
+
+
+def test_a_process_with_a_pass_that_hangs_can_end():
+    assert_ends(HANGS, said=b"ended\n")
 
 
 FREES = """
@@ -310,7 +315,4 @@ print("over")
 
 
 def test_a_process_ends_once_a_thread_that_frees_its_model_has():
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FREES], cwd=ROOT, capture_output=True, check=False
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"over\nfreed\n", b"")
+    assert_ends(FREES, said=b"over\nfreed\n")
