@@ -30,9 +30,21 @@ async def in_own_thread(function: Callable[[], R], name: str) -> R:
         function: may take its time. If nobody waits for it any more, it goes on nevertheless.
         name: of the thread.
     """
+    _outlive_threads()
     threads = ThreadPoolExecutor(1, name, keep_to_one_core)
     context = contextvars.copy_context()
     try:
         return await asyncio.get_running_loop().run_in_executor(threads, context.run, function)
     finally:
         threads.shutdown(wait=False)
+
+
+def _outlive_threads() -> None:
+    """Have what torch keeps belong to this thread, which does not end.
+
+    Until 2.12, a torch built for CUDA that finds no GPU has something else stand in for one, once a
+    program is loaded or compiled. It was the thread's that did so first, and freed with it: the
+    next one to load or compile ended the process.
+    """
+    if torch.__version__ < "2.12":
+        torch._C._ensureCUDADeviceGuardSet()  # noqa: SLF001

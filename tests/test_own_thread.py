@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from batchserve.decoding import CodecPool
 from batchserve.own_thread import in_own_thread, keep_to_one_core
@@ -59,6 +60,19 @@ async def test_threads_that_begin_later_keep_to_one_core():
     # As a pass does: torch gives new threads what any thread was told last.
     await asyncio.to_thread(torch.set_num_threads, 2)
     assert await in_own_thread(torch.get_num_threads, "work") == 1
+
+
+@pytest.mark.parametrize(("version", "kept"), [("2.11.0+cu130", True), ("2.12.0", False)])
+async def test_what_torch_keeps_of_the_first_to_compile_is_not_freed_with_it(
+    monkeypatch, version, kept
+):
+    keepers: list[threading.Thread] = []
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    monkeypatch.setattr(
+        torch._C, "_ensureCUDADeviceGuardSet", lambda: keepers.append(threading.current_thread())
+    )
+    assert await in_own_thread(lambda: len(keepers), "work") == kept
+    assert keepers == [threading.current_thread()] * kept
 
 
 async def test_decoding_keeps_to_one_core_whatever_a_pass_uses():

@@ -266,8 +266,17 @@ def compiled(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) 
     return Compiled(
         module,
         freeze=on_cpu and (convolves or dtype != torch.float32),
-        without_python=on_cpu and convolves and not _looks_up(module),
+        without_python=on_cpu and convolves and not _looks_up(module) and _writes_cpp_well(),
     )
+
+
+def _writes_cpp_well() -> bool:
+    """Whether torch writes the same code in C++ each time, with all that it uses declared.
+
+    Before 2.14 it told arrays apart by where something short-lived lay in memory
+    (https://github.com/pytorch/pytorch/pull/178147).
+    """
+    return torch.__version__ >= "2.14"
 
 
 def _looks_up(module: torch.nn.Module) -> bool:

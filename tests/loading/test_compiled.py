@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from batchserve.loading import Compiled, one_compiles, stop_compiling
 from batchserve.loading.compiled import GRAPHS, compiled
@@ -209,9 +210,16 @@ def test_what_cannot_be_called_from_cpp_is_called_from_python(monkeypatch, fails
         (torch.nn.Sequential(torch.nn.Embedding(9, 3), torch.nn.Conv2d(3, 4, 3)), "cpu", False),
     ],
 )
-def test_convolutions_without_tables_are_called_from_cpp(module, device, without):
+def test_convolutions_without_tables_are_called_from_cpp(monkeypatch, module, device, without):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.14.0"))
     made = compiled(module, torch.device(device), torch.float32)
     assert made._without_python is without
+
+
+def test_a_torch_that_writes_other_cpp_each_time_is_not_asked_to(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.1+cu130"))
+    made = compiled(torch.nn.Conv2d(3, 4, 3), torch.device("cpu"), torch.float32)
+    assert made._without_python is False
 
 
 class Fails(torch.nn.Module):
